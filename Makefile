@@ -1,0 +1,53 @@
+# Everything a contributor runs. `make` alone lists it. The environment is made on first use, in .venv.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# Source roots that hold code; a root is left out until it has some.
+ROOTS  := runtime $(if $(wildcard operator/*/*.py),operator)
+# Arguments for pytest, the fault runs and the benchmarks: make test ARGS="-k keys"
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format unit faults bench docs-reference clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+install: $(STAMP) ## create the environment and install the project with all extras
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python must be 3.11 or newer (got %d.%d); try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,examples]'
+	@touch $@
+
+demo: $(STAMP) ## run the main example on real input, with a worker killed on the way
+	$(BIN)/python examples/flight-delays/demo.py
+
+test: lint unit ## everything that must hold before a change is merged
+
+lint: $(STAMP) ## style, types and import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict $(ROOTS)
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## put the code into the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+unit: $(STAMP) ## the tests alone
+	$(BIN)/pytest -n 2 $(ARGS)
+
+faults: $(STAMP) ## kill processes at random moments, at least 60 seeded runs
+	$(BIN)/python tests/faults/run.py $(ARGS)
+
+bench: $(STAMP) ## measure speed and print one table
+	$(BIN)/python bench/run.py $(ARGS)
+
+docs-reference: $(STAMP) ## make the pages of docs/reference from the models
+	$(BIN)/python -m checkdam.spec.reference docs/reference/streamjob.md
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

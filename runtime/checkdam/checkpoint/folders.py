@@ -1,0 +1,65 @@
+"""The names of checkpoints' folders and files, which say who wrote them.
+
+A name carries the epoch and attempt of its writer, so that the sweep can tell, from names alone, what a dead attempt
+left behind from what the running one is writing just now.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+METADATA: Final = "_metadata"
+"""The file of a checkpoint's folder that makes it a checkpoint; written last."""
+
+SHARED_FOLDER: Final = "shared"
+"""Where files lie that several checkpoints name: `shared/<epoch>.<attempt>-<unique>`."""
+
+_CHECKPOINT = re.compile(r"chk-(\d+)-(\d+)\.(\d+)-(\d+)")
+_SHARED = re.compile(r"(\d+)\.(\d+)-.+")
+
+
+class Attempt(Protocol):
+    """Anything that names an attempt, such as `wire.messages.AttemptId`."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def attempt(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """`chk-<id>-<epoch>.<attempt>-<attempt's try>`, the name of a checkpoint's folder; `str` gives the name.
+
+    Attributes:
+        id: The checkpoint's number.
+        epoch, attempt: Who takes it.
+        try_number: Counts tries at one number within an attempt, from 0, so that a name is never used twice.
+    """
+
+    id: int
+    epoch: int
+    attempt: int
+    try_number: int = 0
+
+    def __str__(self) -> str:
+        return f"chk-{self.id}-{self.epoch}.{self.attempt}-{self.try_number}"
+
+    @classmethod
+    def parse(cls, name: str) -> CheckpointFolder | None:
+        """The parts of a folder's name; `None` if it is no checkpoint's."""
+        match = _CHECKPOINT.fullmatch(name)
+        return cls(*map(int, match.groups())) if match else None
+
+
+def writer_of(path: str) -> tuple[int, int] | None:
+    """(epoch, attempt) of whoever wrote the file `path`, by its name; `None` if the name does not say."""
+    top, _, rest = path.partition("/")
+    if top == SHARED_FOLDER:
+        match = _SHARED.fullmatch(rest.split("/", 1)[0])
+        return (int(match[1]), int(match[2])) if match else None
+    folder = CheckpointFolder.parse(top)
+    return (folder.epoch, folder.attempt) if folder else None

@@ -1,0 +1,498 @@
+"""The journal: the job's log of decisions, and the lock that lets one coordinator at a time make them.
+
+It is a dense sequence of entries, each made by one conditional create in the slot after the last. A coordinator begins
+its life with a fence, whose slot number is its *epoch*; from then on it writes only in the slot right after an entry of
+its own. Clocks play no part in why that is safe:
+
+* **One winner for a slot.** The storage lets one create of a name succeed, which `probe` has tested.
+* **A deposed coordinator finds a fence in its next slot.** Whoever takes over writes a fence first, and does so in the
+  slot after the last entry. So the slot that the old coordinator would write next holds a fence. Fences are never
+  deleted; other entries are, below the last one. So its create fails, however late it comes.
+* **A slot whose outcome is unknown is closed before anything is concluded.** The coordinator creates a fence in that very
+  slot and then reads it. Either the entry is there, and counts; or the fence is, and a copy of the entry that is still
+  on its way can never land. Should the entry have landed, been followed by a successor's fence and been deleted, the
+  closing fence would succeed by mistake; so the slot after it is looked at, where that successor's fence still is.
+* **A new fence is checked from above.** A coordinator that read the last slot, slept, and then created its fence might hit
+  a slot that was used and deleted meanwhile. The last entry is never deleted, so a listing that begins after the create
+  shows a higher one then. Such a coordinator has no epoch and exits; its stray fence is below the last entry, where nobody reads.
+* **Readers find the last entry** by listing the highest block of slots between two looks at which block is the highest,
+  and by reading on from there until a slot is empty. A listing that lags a little is caught up by reading on.
+
+Entries lie in blocks, `journal/<first slot of the block>/<slot>`, so that finding the last one and deleting old ones
+costs one short listing, however long the job has run.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from checkdam.checkpoint.entries import ENTRY_VERSION, JournalEntry, Kind, decode_entry, encode_entry
+from checkdam.checkpoint.folders import CheckpointFolder
+from checkdam.checkpoint.storage.base import Storage
+from checkdam.core.clock import Clock, SystemClock
+from checkdam.core.errors import AlreadyExistsError, DeposedError, NotFoundError, StorageError, UnknownOutcomeError
+
+RETENTION_MS: Final = 7 * 24 * 3_600_000
+"""How long entries before the last one are kept, for people who ask what happened."""
+
+SILENCE_LIMIT_MS: Final = 24 * 3_600_000
+"""A coordinator that could not reach its journal for a day exits instead of working for nobody."""
+
+BLOCK_SLOTS: Final = 1000
+"""Slots in a block: one page of an S3 listing."""
+
+_RETRY_DELAYS_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+_CONTENTION_TRIES: Final = 100
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A slot whose outcome is not known yet: what was to be written there, and the fence that closes it."""
+
+    entry: JournalEntry
+    fence: JournalEntry
+
+
+class Journal:
+    """A log of decisions in checkpoint storage, with one writer at a time.
+
+    All methods block on storage and are called from one thread at a time. `tail` needs no fence and changes nothing.
+
+    Args:
+        storage: The job's folder.
+        folder: Where in it: `journal`, or `reservations` for the log of AtMostOnce.
+        clock: `now_ms` for `time_ms` of entries, the monotonic clock for `check`.
+        retention_ms: Age from which `prune` deletes entries; choose it longer than a listing can take.
+        block_slots: Slots in a block; the same for the whole life of a journal.
+        first_seq: The first slot. Where storage does not outlive its coordinator, the caller makes epochs grow by it.
+        sleep: Waits for that many seconds between retries.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        folder: str = "journal",
+        *,
+        clock: Clock | None = None,
+        retention_ms: int = RETENTION_MS,
+        block_slots: int = BLOCK_SLOTS,
+        first_seq: int = 1,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if first_seq < 1:
+            raise ValueError(f"`first_seq` must be at least 1 (got {first_seq})")
+        self._storage = storage
+        self._folder = folder
+        self._clock = clock or SystemClock()
+        self._retention_ms = retention_ms
+        self._block_slots = block_slots
+        self._first_seq = first_seq
+        self._sleep = sleep
+        self._last: JournalEntry | None = None
+        self._epoch = 0
+        self._floor = 0
+        self._own_fences: set[int] = set()
+        self._pending: _Pending | None = None
+        self._deposed = ""
+        self._reached_ms = self._clock.monotonic_ms()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch won by `fence`; 0 before."""
+        return self._epoch
+
+    @property
+    def last(self) -> JournalEntry | None:
+        """The last entry written here; `None` before `fence`."""
+        return self._last
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether an `append` ended in `UnknownOutcomeError` and `settle` has not cleared it up yet.
+
+        While it is so, the caller must neither abort the checkpoint in question nor delete anything.
+        """
+        return self._pending is not None
+
+    def tail(self) -> JournalEntry | None:
+        """The last entry, whoever wrote it; `None` if the journal is empty.
+
+        Raises:
+            CorruptCheckpointError, IncompatibleCheckpointError: It cannot be read as one.
+            StorageError: Storage failed.
+        """
+        return self._find_tail(0)
+
+    def fence(self, fresh: bool = False) -> JournalEntry:
+        """Take the job over: probe the storage, then write a fence after the last entry. Its seq is the new epoch.
+
+        The fence repeats checkpoint, retained and data of the entry before it, and says in `follows` what that decided;
+        with `fresh` it repeats nothing, and the job starts over.
+
+        Raises:
+            DeposedError: Another coordinator has taken over in the meantime.
+            UnknownOutcomeError: The storage never said whether the fence was written; start again.
+            StorageError: Storage failed or was refused by the probe.
+        """
+        if self._last is not None:
+            raise RuntimeError("this journal has its epoch already; a new one needs a new Journal")
+        self._refuse_deposed()
+        self._storage.probe()
+        tail = self._find_tail(0)
+        for _ in range(_CONTENTION_TRIES):
+            entry = self._opening_fence(tail, fresh)
+            if self._claim(entry):
+                break
+            tail = self._find_tail(entry.seq)
+        else:
+            raise StorageError(
+                "fence",
+                self._where(entry.seq),
+                "other coordinators kept taking the slot",
+                "is one job started again and again?",
+            )
+        if self._highest_slot() > entry.seq:
+            raise self._depose(f"entry {entry.seq} is not the last one any more")
+        self._epoch = entry.seq
+        self._own_fences.add(entry.seq)
+        self._floor = entry.floor
+        self._advance(entry)
+        return entry
+
+    def append(
+        self,
+        kind: Kind,
+        checkpoint: str | None = None,
+        retained: Sequence[str] | None = None,
+        attempt: int = 0,
+        *,
+        checkpoint_id: int | None = None,
+        data: Any = None,
+    ) -> JournalEntry:
+        """Commit a decision. When this returns, it is one, durably.
+
+        Args:
+            kind: Not `fence`.
+            checkpoint: Folder of the checkpoint to restore from now on; `None`: as before.
+            retained: Folders of all checkpoints to keep from now on; `None`: as before.
+            attempt: The running attempt's number.
+            checkpoint_id: The checkpoint's number; `None`: by the folder's name.
+            data: Free JSON; `None`: as before.
+
+        Raises:
+            DeposedError: Another coordinator owns the job. Stop and touch nothing more; the journal tells it what counts.
+            UnknownOutcomeError: It may have been written. Call `settle` until that is clear; abort and delete nothing till then.
+            StorageError: Any other one: it was not written, and never will be.
+        """
+        last = self._writable()
+        if kind == "fence":
+            raise ValueError("`kind` must be a decision; fences are written by `fence`")
+        if checkpoint is None:
+            checkpoint, checkpoint_id = last.checkpoint, last.checkpoint_id
+        elif checkpoint_id is None:
+            parsed = CheckpointFolder.parse(checkpoint)
+            checkpoint_id = parsed.id if parsed else -1
+        entry = msgspec.structs.replace(
+            self._closing_fence(last),
+            nonce=uuid.uuid4().hex,
+            kind=kind,
+            attempt=attempt,
+            checkpoint=checkpoint,
+            checkpoint_id=checkpoint_id,
+            retained=list(last.retained if retained is None else retained),
+            data=last.data if data is None else data,
+            follows="",
+        )
+        self._pending = _Pending(entry, self._closing_fence(last))
+        try:
+            self._storage.create(self._path(entry.seq), encode_entry(entry))
+        except (AlreadyExistsError, UnknownOutcomeError):
+            settled = self.settle()
+            if settled.nonce == entry.nonce:
+                return settled
+            raise StorageError(
+                "append",
+                self._where(entry.seq),
+                "the storage lost the answer, and the entry had not been written",
+                "it is safe to try again",
+            ) from None
+        except StorageError:
+            self._pending = None
+            raise
+        self._pending = None
+        self._advance(entry)
+        return entry
+
+    def settle(self) -> JournalEntry:
+        """Find out what became of an `append` of unknown outcome.
+
+        Returns:
+            That entry, which is committed; or a fence of this coordinator, and then it never will be.
+
+        Raises:
+            DeposedError: Another coordinator owns the job.
+            UnknownOutcomeError: It is not clear yet; call again.
+            RuntimeError: Nothing is unsettled.
+        """
+        pending = self._pending
+        if pending is None:
+            raise RuntimeError("no append of this journal has an unknown outcome")
+        self._refuse_deposed()
+        for delay_s in _RETRY_DELAYS_S:
+            try:
+                return self._close_slot(pending)
+            except StorageError:
+                self._sleep(delay_s)
+        try:
+            return self._close_slot(pending)
+        except StorageError as error:
+            raise UnknownOutcomeError(
+                "settle",
+                self._where(pending.entry.seq),
+                f"the slot could not be closed ({error.cause})",
+                "checkpoints wait until storage answers again",
+            ) from error
+
+    def check(self) -> None:
+        """Make sure that this coordinator still owns the job, by looking whether its next slot is empty.
+
+        Raises:
+            DeposedError: It is taken, or the journal could not be reached for `SILENCE_LIMIT_MS`.
+            StorageError: The journal cannot be reached now.
+        """
+        self._refuse_deposed()
+        if self._last is None:
+            raise RuntimeError("`check` needs an epoch: call `fence` first")
+        try:
+            if self._pending is not None:
+                self.settle()
+            elif self._storage.exists(self._path(self._last.seq + 1)):
+                raise self._depose(f"entry {self._last.seq + 1} is not ours")
+        except StorageError as error:
+            silent_ms = self._clock.monotonic_ms() - self._reached_ms
+            if silent_ms > SILENCE_LIMIT_MS:
+                raise self._depose(f"the journal could not be reached for {silent_ms // 3_600_000} hours") from error
+            raise
+        self._reached_ms = self._clock.monotonic_ms()
+
+    def prune(self, limit: int = BLOCK_SLOTS) -> int:
+        """Delete entries that are older than the last one by `retention_ms`, by the storage's own clock; fences stay.
+
+        Works from the oldest on and goes on at the next call where it stopped. Best done now and then, not at every entry.
+
+        Args:
+            limit: How many to delete at most.
+
+        Returns:
+            How many were deleted.
+
+        Raises:
+            DeposedError: Another coordinator owns the job.
+            UnknownOutcomeError: An `append` is unsettled.
+            StorageError: Storage failed; nothing is lost by that.
+        """
+        last = self._writable()
+        last_ms = self._modified_ms(last.seq)
+        if last_ms is None:
+            return 0  # the listing lags
+        doomed: list[int] = []
+        floor = self._floor
+        for block in sorted(self._blocks()):
+            if block + self._block_slots <= floor or block > last.seq or len(doomed) >= limit:
+                continue
+            for seq, modified_ms in self._slots(block):
+                if seq < floor:
+                    continue
+                if seq >= last.seq or last_ms - modified_ms < self._retention_ms or len(doomed) >= limit:
+                    return self._delete(doomed, floor)
+                if not self._is_fence(seq):
+                    doomed.append(seq)
+                floor = seq + 1
+        return self._delete(doomed, floor)
+
+    # Writing
+
+    def _writable(self) -> JournalEntry:
+        self._refuse_deposed()
+        if self._last is None:
+            raise RuntimeError("writing needs an epoch: call `fence` first")
+        if self._pending is not None:
+            seq = self._pending.entry.seq
+            raise UnknownOutcomeError(
+                "append", self._where(seq), "the outcome of an earlier append is not settled", "call `settle` first"
+            )
+        return self._last
+
+    def _opening_fence(self, tail: JournalEntry | None, fresh: bool) -> JournalEntry:
+        seq = tail.seq + 1 if tail else self._first_seq
+        fence = JournalEntry(
+            version=ENTRY_VERSION,
+            seq=seq,
+            epoch=seq,
+            attempt=0,
+            nonce=uuid.uuid4().hex,
+            kind="fence",
+            fresh=fresh,
+            floor=tail.floor if tail else 0,
+            time_ms=self._clock.now_ms(),
+        )
+        return fence if fresh or tail is None else _repeating(fence, tail)
+
+    def _closing_fence(self, last: JournalEntry) -> JournalEntry:
+        """A fence for the slot after `last` that keeps the epoch: it says that nothing was decided there."""
+        fence = JournalEntry(
+            version=ENTRY_VERSION,
+            seq=last.seq + 1,
+            epoch=self._epoch,
+            attempt=last.attempt,
+            nonce=uuid.uuid4().hex,
+            kind="fence",
+            floor=self._floor,
+            time_ms=self._clock.now_ms(),
+        )
+        return _repeating(fence, last)
+
+    def _claim(self, fence: JournalEntry) -> bool:
+        """Create an opening fence; `False` if its slot is another's. Fences stay, so trying again is safe.
+
+        Raises:
+            UnknownOutcomeError: No try was answered.
+            StorageError: It failed for certain.
+        """
+        unknown: UnknownOutcomeError | None = None
+        for delay_s in (*_RETRY_DELAYS_S, 0.0):
+            try:
+                self._storage.create(self._path(fence.seq), encode_entry(fence))
+            except AlreadyExistsError:
+                found = self._read(fence.seq)
+                return found is not None and found.nonce == fence.nonce
+            except UnknownOutcomeError as error:
+                unknown = error
+                self._sleep(delay_s)
+            except StorageError:
+                if unknown is not None:
+                    break  # this try has failed, but an earlier one may still land
+                raise
+            else:
+                return True
+        cause = unknown.cause if unknown else ""
+        raise UnknownOutcomeError(
+            "fence", self._where(fence.seq), cause, "start again when storage answers"
+        ) from unknown
+
+    def _close_slot(self, pending: _Pending) -> JournalEntry:
+        """Fill the slot with the closing fence unless it is full, and act on what is in it."""
+        seq = pending.entry.seq
+        found: JournalEntry | None = pending.fence
+        try:
+            self._storage.create(self._path(seq), encode_entry(pending.fence))
+        except AlreadyExistsError:
+            found = self._read(seq)
+        if found is None or found.nonce not in (pending.entry.nonce, pending.fence.nonce):
+            raise self._depose(f"entry {seq} is not ours")
+        if found.kind == "fence":
+            if self._storage.exists(self._path(seq + 1)):
+                raise self._depose(f"entry {seq + 1} is not ours")
+            self._own_fences.add(seq)
+        self._pending = None
+        self._advance(found)
+        return found
+
+    def _advance(self, entry: JournalEntry) -> None:
+        self._last = entry
+        self._reached_ms = self._clock.monotonic_ms()
+
+    def _depose(self, reason: str) -> DeposedError:
+        self._deposed = f"this coordinator no longer owns {self._storage.uri}/{self._folder}: {reason}"
+        return DeposedError(self._deposed)
+
+    def _refuse_deposed(self) -> None:
+        if self._deposed:
+            raise DeposedError(self._deposed)
+
+    def _delete(self, doomed: list[int], floor: int) -> int:
+        if doomed:
+            self._storage.delete([self._path(seq) for seq in doomed])
+        self._floor = floor
+        return len(doomed)
+
+    # Reading
+
+    def _find_tail(self, at_least: int) -> JournalEntry | None:
+        """The last entry; slot `at_least` is known to have been filled (0: nothing is known)."""
+        for _ in range(_CONTENTION_TRIES):
+            known = max(self._highest_slot(), at_least)
+            entry = self._read(known or self._first_seq)
+            if entry is None and not known:
+                return None
+            if entry is None:
+                continue  # deleted since, so the last one is further on
+            while (following := self._read(entry.seq + 1)) is not None:
+                entry = following
+            return entry
+        raise StorageError("read", self._where(known), "it is listed or was refused as taken, but cannot be read")
+
+    def _highest_slot(self) -> int:
+        """A slot at or after the one that was last when this was called; 0 if nothing is listed."""
+        for _ in range(_CONTENTION_TRIES):
+            block = max(self._blocks(), default=None)
+            if block is None:
+                return 0
+            slots = self._slots(block)
+            if slots and max(self._blocks(), default=None) == block:
+                return slots[-1][0]
+        raise StorageError(
+            "list", f"{self._storage.uri}/{self._folder}", "its folders change faster than they can be listed"
+        )
+
+    def _blocks(self) -> list[int]:
+        return [int(name) for name in self._storage.folders(self._folder) if name.isdecimal()]
+
+    def _slots(self, block: int) -> list[tuple[int, int]]:
+        """(slot, modified_ms) of a block's entries, ascending."""
+        files = self._storage.list(f"{self._folder}/{block:012d}")
+        named = [(file.path.rsplit("/", 1)[1], file.modified_ms) for file in files]
+        return sorted((int(name), modified_ms) for name, modified_ms in named if name.isdecimal())
+
+    def _modified_ms(self, seq: int) -> int | None:
+        return dict(self._slots(self._block(seq))).get(seq)
+
+    def _is_fence(self, seq: int) -> bool:
+        if seq >= self._epoch:
+            return seq in self._own_fences
+        entry = self._read(seq)
+        return entry is not None and entry.kind == "fence"
+
+    def _read(self, seq: int) -> JournalEntry | None:
+        try:
+            data = self._storage.read(self._path(seq))
+        except NotFoundError:
+            return None
+        return decode_entry(data, seq, self._where(seq))
+
+    def _block(self, seq: int) -> int:
+        return seq - seq % self._block_slots
+
+    def _path(self, seq: int) -> str:
+        return f"{self._folder}/{self._block(seq):012d}/{seq:012d}"
+
+    def _where(self, seq: int) -> str:
+        return f"{self._storage.uri}/{self._path(seq)}"
+
+
+def _repeating(fence: JournalEntry, before: JournalEntry) -> JournalEntry:
+    """`fence` with what stands after the entry `before` it."""
+    return msgspec.structs.replace(
+        fence,
+        checkpoint=before.checkpoint,
+        checkpoint_id=before.checkpoint_id,
+        retained=before.retained,
+        data=before.data,
+        follows=before.decision,
+    )

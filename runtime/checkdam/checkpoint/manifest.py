@@ -1,0 +1,161 @@
+"""What a checkpoint is, as data: the contents of its `_metadata` file.
+
+`_metadata` is JSON, so that people and other programs can read it; bytes inside are base64. It is written last, when all
+files that it names are in storage, and it alone is no commit: a checkpoint counts when the journal says so.
+All paths are relative to the job's folder in storage, so a job's folder can be moved as a whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from checkdam.core.errors import CorruptCheckpointError, IncompatibleCheckpointError
+
+FORMAT_VERSION: Final = 1
+"""Version of `_metadata`; a newer one is refused."""
+
+
+class FileHandle(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file in checkpoint storage.
+
+    Attributes:
+        name: Its name within the snapshot that it belongs to.
+        path: Relative to the job's folder; empty when the bytes are `inline`.
+        size_bytes: Its size.
+        sha256: Hex digest.
+        inline: The bytes themselves, where they are few.
+        key_group_offsets: group → (offset, length) for files written key group by key group.
+    """
+
+    name: str
+    size_bytes: int
+    sha256: str
+    path: str = ""
+    inline: bytes | None = None
+    key_group_offsets: dict[int, tuple[int, int]] = {}
+
+
+class SubtaskSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One subtask of one stage, at its barrier.
+
+    Attributes:
+        stage: The stage's id.
+        subtask: Index, from 0.
+        key_groups: First key group and the one after the last, of keyed stages.
+        watermark_ms: The watermark that the subtask had seen.
+        operators: operator id → what `Operator.snapshot` returned, as MessagePack.
+        files: Keyed state.
+    """
+
+    stage: str
+    subtask: int
+    key_groups: tuple[int, int] | None = None
+    watermark_ms: int = -(2**63)
+    operators: dict[str, bytes] = {}
+    files: list[FileHandle] = []
+
+
+class OperatorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What must agree between a checkpoint and the graph that restores it.
+
+    Attributes:
+        id: Stable id.
+        kind: Such as `map`, `window` or `source`.
+        state: table name → name of its serde.
+        two_phase: Whether it may hold pending committables.
+    """
+
+    id: str
+    kind: str
+    state: dict[str, str] = {}
+    two_phase: bool = False
+
+
+class SourceSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The split enumerator of one source.
+
+    Attributes:
+        seen: Ids of all splits ever found.
+        unassigned: Splits that no worker had at the barrier, in reading order: (id, payload).
+        reserved: AtMostOnce: split id → position up to which reading was reserved.
+    """
+
+    seen: list[str] = []
+    unassigned: list[tuple[str, Any]] = []
+    reserved: dict[str, Any] = {}
+
+
+class CheckpointManifest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A whole checkpoint.
+
+    Attributes:
+        version: FORMAT_VERSION of the writer.
+        job_id: Whose it is.
+        id: Number, growing over the life of the job; 0 is the one from before anything was read.
+        epoch, attempt: Who took it.
+        parallelism, max_parallelism: Of the job then.
+        mode: ExactlyOnce, AtLeastOnce or AtMostOnce.
+        created_ms: Wall clock.
+        processing_time_ms: The workers' processing time, for the clock after a restore.
+        fingerprint: Of the graph.
+        operators: What the graph consisted of.
+        sources: source operator id → its enumerator.
+        subtasks: All subtask snapshots.
+        kind: `checkpoint` (savepoints and full checkpoints later).
+        final: Taken after all input had ended.
+    """
+
+    version: int
+    job_id: str
+    id: int
+    epoch: int
+    attempt: int
+    parallelism: int
+    max_parallelism: int
+    mode: str
+    created_ms: int
+    fingerprint: str
+    operators: list[OperatorInfo]
+    sources: dict[str, SourceSnapshot] = {}
+    subtasks: list[SubtaskSnapshot] = []
+    processing_time_ms: int = 0
+    kind: str = "checkpoint"
+    final: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files, inline ones included."""
+        return sum(handle.size_bytes for subtask in self.subtasks for handle in subtask.files)
+
+    def of_subtask(self, index: int) -> list[SubtaskSnapshot]:
+        """The snapshots of all stages' subtasks `index`."""
+        return [snapshot for snapshot in self.subtasks if snapshot.subtask == index]
+
+
+def encode_manifest(manifest: CheckpointManifest) -> bytes:
+    """`_metadata` as stored."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+
+
+def decode_manifest(data: bytes, where: str) -> CheckpointManifest:
+    """Parse `_metadata`, named `where` in errors.
+
+    Raises:
+        CorruptCheckpointError: It is no manifest.
+        IncompatibleCheckpointError: It is of a newer format.
+    """
+
+    class _Version(msgspec.Struct):
+        version: int
+
+    try:
+        version = msgspec.json.decode(data, type=_Version).version
+        if version > FORMAT_VERSION:
+            raise IncompatibleCheckpointError(
+                f"{where} has format version {version}, this release reads up to {FORMAT_VERSION}; upgrade Checkdam to read it"
+            )
+        return msgspec.json.decode(data, type=CheckpointManifest)
+    except msgspec.DecodeError as error:
+        raise CorruptCheckpointError(f"{where} is not a checkpoint's _metadata: {error}") from error

@@ -1,0 +1,21 @@
+"""Exit codes, the same for every command, and which error leads to which."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from checkdam.core.errors import CheckdamError, EntrypointError, ManifestError, PipelineError
+
+OK: Final = 0
+"""The job finished or was stopped as asked; nothing is wrong."""
+
+FAILED: Final = 1
+"""The job failed, or what was to be verified has problems."""
+
+USAGE: Final = 2
+"""The job never started: a wrong manifest, entrypoint or command line."""
+
+
+def exit_code(error: CheckdamError) -> int:
+    """The exit code for an error that ended a command."""
+    return USAGE if isinstance(error, ManifestError | EntrypointError | PipelineError) else FAILED

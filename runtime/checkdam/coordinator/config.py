@@ -1,0 +1,122 @@
+"""What a coordinator is told when it starts: a JSON file, written by the local runner or by the operator."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from checkdam.core.errors import CheckdamError
+
+
+class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The configuration of one coordinator process.
+
+    Attributes:
+        manifest: The StreamJob as JSON data.
+        base_folder: The folder that relative paths of the manifest and the user's modules start from.
+        secret_file: Holds the job's secret, with which workers prove themselves; readable by its owner alone.
+        token_file: Holds the token of the HTTP API; readable by its owner alone.
+        run_dir: A folder for what this run leaves: inline files of the program, and `outcome.json` at the end.
+        address_file: Where the addresses are written once the job is fenced; empty for nowhere.
+        host: The address to listen on.
+        control_port: For workers; 0 for any.
+        http_port: For the API; 0 for any.
+        allowed_hosts: Names that the API may be called by in the Host header, beside loopback and `host`.
+        resume: Go on although the job was stopped.
+        fresh: Start over, forgetting all checkpoints.
+        restore_from: Uri of a checkpoint, or of a job's folder, to start from.
+        request: Names the wish of `fresh` or `restore_from`; new for every wish. A coordinator that is started again with the
+            same one goes on from the last checkpoint since, instead of starting over once more.
+        start_count: The how manieth coordinator of this job this is, from 1. It is the epoch of `memory://`, which has no
+            journal that outlives its coordinator.
+        external_schedule: Somebody else triggers checkpoints, and the coordinator only those that are overdue.
+        stop_on_signal: SIGTERM and SIGINT stop the job with a last checkpoint. Otherwise they end the process at once, and the
+            next one goes on.
+    """
+
+    manifest: dict[str, Any]
+    base_folder: str
+    secret_file: str
+    token_file: str
+    run_dir: str
+    address_file: str = ""
+    host: str = "127.0.0.1"
+    control_port: int = 0
+    http_port: int = 0
+    allowed_hosts: list[str] = []
+    resume: bool = False
+    fresh: bool = False
+    restore_from: str = ""
+    request: str = ""
+    start_count: int = 1
+    external_schedule: bool = False
+    stop_on_signal: bool = True
+
+    @property
+    def origin(self) -> str:
+        """Names the wish to start over or from a certain checkpoint, for the journal; empty if there is none."""
+        if not self.fresh and not self.restore_from:
+            return ""
+        return f"{self.request}#{self.restore_from or 'fresh'}"
+
+    @property
+    def may_repeat_origin(self) -> bool:
+        """Whether the same origin in the journal means the same wish: then it was fulfilled already."""
+        return bool(self.request) or self.start_count > 1
+
+
+class Addresses(msgspec.Struct, frozen=True):
+    """Where a coordinator is to be found; the content of the address file."""
+
+    control_host: str
+    control_port: int
+    http_host: str
+    http_port: int
+    pid: int
+    epoch: int
+
+
+def load_config(path: Path) -> CoordinatorConfig:
+    """Read the configuration file.
+
+    Raises:
+        CheckdamError: It cannot be read or is wrong; names the file and the field.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=CoordinatorConfig)
+    except OSError as error:
+        raise CheckdamError(f"the coordinator's configuration {path} cannot be read: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise CheckdamError(f"the coordinator's configuration {path} is wrong: {error}") from error
+
+
+def read_secret(path: Path) -> bytes:
+    """The content of a file that nobody but its owner may read, without surrounding white space.
+
+    Raises:
+        CheckdamError: It cannot be read, is empty, or others may read it.
+    """
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        raise CheckdamError(f"the secret file {path} cannot be read: {error.strerror}") from error
+    if mode & 0o077:
+        raise CheckdamError(f"the secret file {path} must have mode 0600 (got {mode:04o}): chmod 600 {path}")
+    if not secret:
+        raise CheckdamError(f"the secret file {path} must not be empty")
+    return secret
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file so that readers see the old content or the new, never a part. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+__all__ = ["Addresses", "CoordinatorConfig", "load_config", "read_secret", "write_atomically"]

@@ -1,0 +1,281 @@
+"""The coordinator's HTTP API, version 1: what the operator, the command line and people use.
+
+Every route but `/healthz` needs the job's token, on loopback too, since every user of a machine can reach its loopback.
+The Host header must be one that the coordinator is known by, or a web page could reach it through a name of its own that
+resolves to loopback. Answers are JSON; errors are `{"error": …}`. `ROUTES` is the one list of what there is, from which
+the routing and the OpenAPI document are made.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import msgspec
+from aiohttp import hdrs, web
+
+from checkdam.coordinator.checkpoints import CheckpointRecord
+from checkdam.coordinator.job import Job, NotNowError
+from checkdam.coordinator.metrics import METRICS_CONTENT_TYPE, render_metrics
+from checkdam.coordinator.views import (
+    AttemptView,
+    ErrorView,
+    HealthView,
+    JobView,
+    OperatorView,
+    StopAnswer,
+    StopRequest,
+    TriggerAnswer,
+    TriggerRequest,
+    WorkerView,
+)
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Handler = Callable[["Api", web.Request], Awaitable[web.StreamResponse]]
+
+_BODY_LIMIT_BYTES: Final = 65_536
+_LOOPBACK_NAMES: Final = frozenset({"localhost"})
+
+
+@dataclass(frozen=True)
+class Route:
+    """One operation of the API.
+
+    Attributes:
+        method: GET or POST.
+        path: With parameters in braces.
+        summary: What it does.
+        answer: Type of the body of a success; `str` for plain text.
+        handler: Does it.
+        request: Type of the request's body, `None` if it has none.
+        status: Of a success.
+        errors: status → when.
+        open: Whether it needs no token.
+    """
+
+    method: str
+    path: str
+    summary: str
+    answer: Any
+    handler: Handler
+    request: Any = None
+    status: int = 200
+    errors: tuple[tuple[int, str], ...] = ()
+    open: bool = False
+
+
+class Api:
+    """Serves the API of a job.
+
+    Args:
+        job: Whose.
+        token: The bearer token.
+        allowed_hosts: Names and addresses, beside loopback, that the Host header may hold.
+        openapi: The OpenAPI document.
+    """
+
+    def __init__(self, job: Job, token: bytes, allowed_hosts: Iterable[str], openapi: bytes) -> None:
+        self.job = job
+        self.openapi = openapi
+        self._token = token
+        self._allowed_hosts = _LOOPBACK_NAMES | {host.lower().strip("[]") for host in allowed_hosts}
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, host: str, port: int) -> tuple[str, int]:
+        """Listen; returns the address, with the port that was chosen if `port` is 0.
+
+        Raises:
+            OSError: The address cannot be used.
+        """
+        application = web.Application(middlewares=[self._guard], client_max_size=_BODY_LIMIT_BYTES)
+        for route in ROUTES:
+            application.router.add_route(route.method, route.path, self._bound(route))
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port)
+        await site.start()
+        bound = self._runner.addresses[0]
+        return str(bound[0]), int(bound[1])
+
+    async def close(self) -> None:
+        """Stop listening; requests under way get a moment."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def _bound(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await route.handler(self, request)
+
+        return handle
+
+    @web.middleware
+    async def _guard(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        if not self._known_host(request.headers.get(hdrs.HOST, "")):
+            return _error(
+                421, "the Host header must name this coordinator; add the name to `allowed_hosts` if it is right"
+            )
+        if request.path not in _OPEN_PATHS and not self._authorised(request.headers.get(hdrs.AUTHORIZATION, "")):
+            answer = _error(401, "the request must carry the job's token: `Authorization: Bearer <token>`")
+            answer.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+            return answer
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            return _error(error.status, error.text or error.reason)
+        except _BadRequestError as error:
+            return _error(400, str(error))
+        except NotNowError as error:
+            return _error(409, str(error))
+        except Exception:
+            _log.exception("%s %s failed", request.method, request.path)
+            return _error(500, "the coordinator failed to answer; its log says why")
+
+    def _authorised(self, header: str) -> bool:
+        scheme, _, given = header.partition(" ")
+        # As bytes: compare_digest refuses text that is not ASCII.
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
+
+    def _known_host(self, header: str) -> bool:
+        name = _host_name(header)
+        if name in self._allowed_hosts:
+            return True
+        try:
+            return ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            return False
+
+
+class _BadRequestError(Exception):
+    """The request's body is not what it must be."""
+
+
+def _host_name(header: str) -> str:
+    """The name or address of a Host header, without port and brackets, in lower case."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0].lower()
+    return header.rpartition(":")[0].lower() if header.count(":") == 1 else header.lower()
+
+
+def _answer(value: Any, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+
+
+def _error(status: int, text: str) -> web.Response:
+    return _answer(ErrorView(text), status)
+
+
+async def _body(request: web.Request, kind: type[T]) -> T:
+    """The request's body; an absent one is an empty object."""
+    try:
+        return msgspec.json.decode(await request.read() or b"{}", type=kind)
+    except msgspec.DecodeError as error:
+        raise _BadRequestError(f"the body must be a {kind.__name__}: {error}") from error
+
+
+async def _healthz(api: Api, request: web.Request) -> web.Response:
+    return _answer(HealthView())
+
+
+async def _job(api: Api, request: web.Request) -> web.Response:
+    return _answer(api.job.view())
+
+
+async def _attempts(api: Api, request: web.Request) -> web.Response:
+    return _answer(api.job.board.attempts())
+
+
+async def _workers(api: Api, request: web.Request) -> web.Response:
+    return _answer(api.job.board.workers(api.job.server.links))
+
+
+async def _operators(api: Api, request: web.Request) -> web.Response:
+    return _answer(api.job.board.operators())
+
+
+async def _checkpoints(api: Api, request: web.Request) -> web.Response:
+    return _answer(list(api.job.tracker.history))
+
+
+async def _checkpoint(api: Api, request: web.Request) -> web.Response:
+    text = request.match_info["id"]
+    record = api.job.tracker.find(int(text)) if text.isdecimal() else None
+    if record is None:
+        return _error(404, f"checkpoint {text} is not among the last ones of this epoch")
+    return _answer(record)
+
+
+async def _trigger(api: Api, request: web.Request) -> web.Response:
+    wish = await _body(request, TriggerRequest)
+    return _answer(api.job.request_checkpoint(wish.after), 202)
+
+
+async def _stop(api: Api, request: web.Request) -> web.Response:
+    wish = await _body(request, StopRequest)
+    api.job.request_stop(checkpoint=wish.checkpoint)
+    return _answer(StopAnswer(api.job.state), 202)
+
+
+async def _metrics(api: Api, request: web.Request) -> web.Response:
+    return web.Response(body=render_metrics(api.job), headers={hdrs.CONTENT_TYPE: METRICS_CONTENT_TYPE})
+
+
+async def _openapi(api: Api, request: web.Request) -> web.Response:
+    return web.Response(body=api.openapi, content_type="application/json")
+
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route("GET", "/healthz", "Whether the coordinator's event loop answers.", HealthView, _healthz, open=True),
+    Route("GET", "/v1/job", "The job: state, epoch, attempt, restarts, last failure, last checkpoint.", JobView, _job),
+    Route("GET", "/v1/attempts", "The latest attempts of this epoch, oldest first.", list[AttemptView], _attempts),
+    Route("GET", "/v1/workers", "All workers, connected or not.", list[WorkerView], _workers),
+    Route(
+        "GET",
+        "/v1/operators",
+        "All operators: counters and watermarks over all workers.",
+        list[OperatorView],
+        _operators,
+    ),
+    Route("GET", "/v1/checkpoints", "The latest checkpoints, oldest first.", list[CheckpointRecord], _checkpoints),
+    Route(
+        "GET",
+        "/v1/checkpoints/{id}",
+        "One checkpoint.",
+        CheckpointRecord,
+        _checkpoint,
+        errors=((404, "It is not among the latest ones."),),
+    ),
+    Route(
+        "POST",
+        "/v1/checkpoints",
+        "Take a checkpoint newer than `after`, unless there is one already or one is in flight. Repeating the request is safe.",
+        TriggerAnswer,
+        _trigger,
+        TriggerRequest,
+        202,
+        ((400, "The body is wrong."), (409, "The job is not running.")),
+    ),
+    Route(
+        "POST",
+        "/v1/stop",
+        "Stop the job, with a last checkpoint or at once. Repeating the request is safe.",
+        StopAnswer,
+        _stop,
+        StopRequest,
+        202,
+        ((400, "The body is wrong."),),
+    ),
+    Route("GET", "/metrics", "Metrics in Prometheus' text format.", str, _metrics),
+    Route("GET", "/v1/openapi.json", "This document.", dict[str, Any], _openapi),
+)
+
+_OPEN_PATHS: Final = frozenset(route.path for route in ROUTES if route.open)
+
+__all__ = ["ROUTES", "Api", "Route"]

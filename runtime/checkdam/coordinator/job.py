@@ -1,0 +1,459 @@
+"""The job: one attempt after another until the end, and everything that is to be told to the running one.
+
+All decisions are made in one event loop, and between two `await`s nothing can come in between. A `Deployment` is one
+attempt; the job finds out where the first begins, gives each what workers say, starts the next after a failure, and
+ends when there is nothing left to do.
+
+A job ends *finished*, *stopped* or *failed*, all of which workers are told; or because it was *deposed*: then another
+coordinator owns it, and this one falls silent at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from checkdam.coordinator.attempt import AttemptEnd, Failure, Finished, Phase, Stopped
+from checkdam.coordinator.board import Board
+from checkdam.coordinator.bootstrap import Bootstrap, JobGraph, fall_back_or_raise
+from checkdam.coordinator.checkpoints import CheckpointRecord, CheckpointTracker, Schedule
+from checkdam.coordinator.config import CoordinatorConfig
+from checkdam.coordinator.control import ControlServer, WorkerLink
+from checkdam.coordinator.deployment import Deployment, Lasting
+from checkdam.coordinator.ledger import Base
+from checkdam.coordinator.records import Records
+from checkdam.coordinator.reservations import Reservations
+from checkdam.coordinator.restart import RestartPolicy
+from checkdam.coordinator.splits import Enumerator
+from checkdam.coordinator.threads import SerialThread
+from checkdam.coordinator.views import JobState, JobView, TriggerAnswer
+from checkdam.core.clock import Clock
+from checkdam.core.errors import CheckpointError
+from checkdam.wire.frames import FrameError
+from checkdam.wire.messages import AttemptId, Message, Shutdown, ToCoordinator
+
+_log = logging.getLogger(__name__)
+
+_PRUNE_EVERY_CHECKS: Final = 360
+
+
+class NotNowError(Exception):
+    """The job is in no state in which the request could be followed; says in which."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the job ended.
+
+    Attributes:
+        state: FINISHED, STOPPED or FAILED.
+        message: One for people.
+        clean: Whether everything went as asked.
+    """
+
+    state: Literal["FINISHED", "STOPPED", "FAILED"]
+    message: str
+    clean: bool = True
+
+
+@dataclass(frozen=True)
+class _StopWish:
+    checkpoint: bool
+    insist: bool
+
+
+class Job:
+    """One life of a coordinator, from the fenced journal to the end.
+
+    Args:
+        plan: The job and its graph.
+        records: The job's records; the journal is fenced.
+        reservations: Of AtMostOnce, not taken over yet; `None` in other modes.
+        config: The coordinator's configuration.
+        policy: What follows a failure.
+        clock: Wall and monotonic time.
+        secret: With which workers prove themselves.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: JobGraph,
+        records: Records,
+        reservations: Reservations | None,
+        config: CoordinatorConfig,
+        policy: RestartPolicy,
+        clock: Clock,
+        secret: bytes,
+    ) -> None:
+        spec = plan.job.spec
+        self.plan = plan
+        self.board = Board(plan.graph, spec.parallelism, clock)
+        self.tracker = CheckpointTracker(_schedule(plan, config), next_id=0)
+        self.server = ControlServer(
+            secret=secret,
+            job_id=plan.job.job_id,
+            epoch=records.epoch,
+            parallelism=spec.parallelism,
+            heartbeat_timeout_ms=spec.runtime.heartbeat_timeout_ms,
+            clock=clock,
+            on_connected=self._on_connected,
+            on_message=self._on_message,
+            on_lost=self._on_lost,
+        )
+        self._records = records
+        self._reservations = reservations
+        self._config = config
+        self._policy = policy
+        self._clock = clock
+        self._enumerators = plan.enumerators()
+        self._lasting = Lasting(plan, records, self.tracker, self._enumerators, reservations, self.board, clock)
+        self._current: Deployment | None = None
+        self._ended: JobState | None = None
+        self._stop: _StopWish | None = None
+        self._stop_problem = ""
+        self._restored_from = ""
+        self._workers_changed = asyncio.Event()
+        self._leave = asyncio.Event()
+        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # What the outside may ask
+
+    @property
+    def state(self) -> JobState:
+        """Where the job stands."""
+        if self._ended is not None:
+            return self._ended
+        if self._current is None:
+            return "STARTING"
+        if self._stop is not None:
+            return "STOPPING"
+        if self._current.attempt.failing or self._current.before_reading:
+            return "RESTARTING" if self.board.last_failure is not None else "DEPLOYING"
+        return "FINISHING" if self._current.attempt.phase is Phase.FINISHING else "RUNNING"
+
+    def view(self) -> JobView:
+        """The job for people."""
+        job = self.plan.job
+        pending = self.tracker.pending
+        return JobView(
+            name=job.metadata.name,
+            job_id=job.job_id,
+            state=self.state,
+            mode=job.spec.checkpoint.mode,
+            parallelism=job.spec.parallelism,
+            epoch=self._records.epoch,
+            attempt=self._current.attempt.id.attempt if self._current is not None else 0,
+            restarts=self.board.restarts,
+            started_ms=self.board.started_ms,
+            uptime_ms=self.board.uptime_ms,
+            workers_connected=len(self.server.links),
+            last_failure=self.board.last_failure,
+            last_checkpoint=self.tracker.last_completed,
+            pending_checkpoint=pending.id if pending is not None else None,
+            restored_from=self._restored_from,
+            stop_problem=self._stop_problem,
+            rejected_peers=self.server.rejected_peers + self.board.rejected_by_workers,
+        )
+
+    def request_checkpoint(self, after: int | None) -> TriggerAnswer:
+        """Take a checkpoint newer than `after`, unless there is one or one is in flight.
+
+        Raises:
+            NotNowError: No attempt is running.
+        """
+        base = self._records.base
+        if after is not None and base is not None and base.id > after:
+            return TriggerAnswer(base.id, "COMPLETED")
+        if self._current is None or not self._current.running:
+            raise NotNowError(f"a checkpoint can be taken while the job is running (it is {self.state})")
+        status: Literal["IN_PROGRESS", "SCHEDULED"] = "IN_PROGRESS" if self.tracker.pending else "SCHEDULED"
+        return TriggerAnswer(self._current.request_checkpoint(), status)
+
+    def request_stop(self, *, checkpoint: bool, insist: bool = False) -> None:
+        """Stop the job.
+
+        Args:
+            checkpoint: After a last checkpoint; the job then goes on only when it is resumed. Otherwise at once.
+            insist: Stop even if the last checkpoint fails, or if there is nothing running to take one of; otherwise the job
+                goes on then, and waits until it is running.
+        """
+        if self._ended is not None:
+            return
+        self._stop = _StopWish(checkpoint, insist)
+        self._stop_problem = ""
+        current = self._current
+        if checkpoint and current is not None and (current.running or not insist):
+            current.request_stop(insist=insist)
+        elif not checkpoint or insist:
+            self._leave.set()
+            if current is not None:
+                current.stop_now()
+
+    # The life of the job
+
+    async def run(self) -> Outcome:
+        """Run to the end.
+
+        Raises:
+            DeposedError: Another coordinator owns the job: say nothing to anybody and exit.
+            Exception: Something broke that no restart can cure.
+        """
+        main = asyncio.create_task(self._main())
+        try:
+            either: list[asyncio.Future[Any]] = [main, self._broken]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if self._broken.done():
+                self._broken.result()
+            outcome = main.result()
+            self._ended = outcome.state
+            for link in self.server.links.values():
+                link.send(Shutdown(outcome.message))
+            return outcome
+        finally:
+            if self._current is not None:
+                self._current.halt()
+            for task in (main, *self._tasks):
+                task.cancel()
+            await asyncio.gather(main, *self._tasks, return_exceptions=True)
+
+    async def _main(self) -> Outcome:
+        base = await self._establish()
+        _log.info(
+            "job %s starts from checkpoint %d in epoch %d", self.plan.job.job_id, base.manifest.id, self._records.epoch
+        )
+        self._spawn(self._watch_ownership())
+        for enumerator in self._enumerators.values():
+            if enumerator.rediscovers:
+                self._spawn(self._discover(enumerator))
+        if self._reservations is not None:
+            self._spawn(self._reservations.run())
+        number = 0
+        while True:
+            if not await self._workers_there():
+                return Outcome("STOPPED", "stopped while waiting for workers")
+            number += 1
+            current = self._deployment(AttemptId(self._records.epoch, number))
+            end = await current.live()
+            outcome = _outcome(current, end)
+            if outcome is None and isinstance(end, Failure):
+                outcome = await self._after_failure(current, end)
+            if outcome is not None:
+                return outcome
+
+    async def _establish(self) -> Base:
+        config = self._config
+        bootstrap = Bootstrap(
+            self.plan,
+            self._records,
+            SerialThread("discovery"),
+            self._enumerators,
+            self._clock,
+            Path(config.base_folder),
+            self._reservations,
+        )
+        base = await bootstrap.run(config.restore_from, config.origin, again=config.may_repeat_origin)
+        self._restored_from = self._records.notes.restored_from or f"{self._records.uri}/{base.folder}"
+        self.tracker.begins_with(_restored_record(base))
+        return base
+
+    async def _workers_there(self) -> bool:
+        """Wait until all workers are connected; False if the job is to stop before."""
+        while len(self.server.links) < self.plan.job.spec.parallelism:
+            self._workers_changed.clear()
+            if not await self._unless_leaving(self._workers_changed.wait()):
+                return False
+        return not self._leave.is_set()
+
+    def _deployment(self, attempt: AttemptId) -> Deployment:
+        self._current = Deployment(
+            attempt, self._lasting, send=self._send, watch=self._watch, on_stop_failed=self._on_stop_failed
+        )
+        if self._stop is not None:
+            self._current.request_stop(insist=self._stop.insist)
+        return self._current
+
+    async def _after_failure(self, current: Deployment, failure: Failure) -> Outcome | None:
+        """Decide whether another attempt follows, and wait until it may; the outcome if none does."""
+        _log.warning("attempt %s failed (%s): %s", current.attempt.id, failure.kind, failure.error)
+        if self._stop is not None:
+            problem = f"the job failed before its last checkpoint: {failure.error}"
+            if self._stop.insist or not self._stop.checkpoint:
+                return Outcome("STOPPED", problem, clean=not self._stop.checkpoint)
+            self._stop, self._stop_problem = None, problem
+        try:
+            repaired = await self._repaired(current, failure)
+        except CheckpointError as error:
+            return Outcome("FAILED", str(error), clean=False)
+        if failure.kind == "fatal" and not repaired:
+            return Outcome("FAILED", failure.error, clean=False)
+        delay_ms = self._policy.next_delay_ms(self._clock.monotonic_ms())
+        if delay_ms is None:
+            strategy = self.plan.job.spec.restart.strategy
+            return Outcome(
+                "FAILED", f"{failure.error}\n(no restart any more: `spec.restart.strategy` is {strategy})", clean=False
+            )
+        self.board.restarts += 1
+        if not await self._unless_leaving(asyncio.sleep(delay_ms / 1000)):
+            return Outcome("STOPPED", "stopped between two attempts; the job goes on from its last checkpoint")
+        return None
+
+    async def _repaired(self, current: Deployment, failure: Failure) -> bool:
+        """Where an attempt could not restore because its checkpoint is damaged: fall back to the one before.
+
+        Raises:
+            CorruptCheckpointError: It is damaged, and the user does not want to fall back, or cannot.
+        """
+        base = self._records.last
+        if base is None or not current.before_reading or failure.kind not in ("error", "fatal"):
+            return False
+        problems = await self._records.verify(base.folder)
+        if not problems:
+            return False
+        older = await fall_back_or_raise(self.plan.job, self._records, problems, current.attempt.id.attempt)
+        self.tracker.begins_with(_restored_record(older))
+        return True
+
+    async def _unless_leaving(self, waiting: Coroutine[Any, Any, Any]) -> bool:
+        """Wait for `waiting`; False if the job is to end before."""
+        task = asyncio.create_task(waiting)
+        leaving = asyncio.create_task(self._leave.wait())
+        try:
+            await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            task.cancel()
+            leaving.cancel()
+        return not self._leave.is_set()
+
+    # What goes on beside it
+
+    async def _watch_ownership(self) -> None:
+        """Notice being deposed also while nothing is committed."""
+        period_s = self.plan.job.spec.runtime.heartbeat_timeout_ms / 1000
+        checks = 0
+        while True:
+            if checks % _PRUNE_EVERY_CHECKS == 0:
+                self._records.prune()
+                if self._reservations is not None:
+                    self._reservations.prune()
+            checks += 1
+            await asyncio.sleep(period_s)
+            await self._records.check()
+
+    async def _discover(self, enumerator: Enumerator) -> None:
+        """Look for new splits now and then; a source that cannot be asked now is asked again."""
+        thread = SerialThread(f"discovery-{enumerator.source_id}")
+        source = enumerator.source
+        while True:
+            await asyncio.sleep(source.discovery_interval_ms / 1000)
+            try:
+                found = await thread.run(source.splits, self.plan.job.spec.parallelism)
+            except Exception as error:
+                _log.warning("source `%s` could not look for new splits: %s", enumerator.source_id, error)
+                continue
+            if enumerator.found(found) and self._current is not None:
+                self._current.discovered(enumerator.source_id)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._watch(asyncio.create_task(work))
+
+    def _watch(self, task: asyncio.Task[None]) -> None:
+        """End the job if the task ends with an error."""
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.broken(error)
+
+    def broken(self, error: BaseException) -> None:
+        """Something failed that no restart can cure: the job ends with it."""
+        if not self._broken.done():
+            self._broken.set_exception(error)
+
+    def _on_stop_failed(self, problem: str) -> None:
+        self._stop, self._stop_problem = None, problem
+
+    # What workers tell
+
+    def _on_connected(self, link: WorkerLink) -> None:
+        _log.info("worker %d is connected (instance %s)", link.index, link.instance)
+        self._workers_changed.set()
+
+    def _on_lost(self, index: int, reason: str) -> None:
+        _log.info("worker %d is lost: %s", index, reason)
+        if self._current is not None:
+            self._current.attempt.worker_lost(index, reason)
+
+    def _on_message(self, index: int, message: ToCoordinator) -> None:
+        if self._current is None:
+            return
+        try:
+            self._current.handle(index, message)
+        except Exception as error:
+            self.broken(error)
+
+    def send_reserved(self, attempt: AttemptId, index: int, message: Message) -> None:
+        """Queue a message to a worker if `attempt` is still the running one."""
+        current = self._current
+        if current is not None and current.attempt.id == attempt and not current.attempt.failing:
+            self._send(index, message)
+
+    def _send(self, index: int, message: Message) -> None:
+        try:
+            self.server.send(index, message)
+        except FrameError as error:
+            if self._current is not None:
+                self._current.attempt.fail(
+                    "fatal", f"a {type(message).__name__} for worker {index} is too long: {error}"
+                )
+
+
+def _outcome(deployment: Deployment, end: AttemptEnd) -> Outcome | None:
+    """How the job has ended, by what the journal and the attempt say; `None` if it goes on."""
+    if isinstance(end, Finished) or deployment.journalled_finish:
+        return Outcome("FINISHED", "all input has been read and all output is committed")
+    if isinstance(end, Stopped) and end.checkpoint is None:
+        return Outcome("STOPPED", end.problem or "stopped without a last checkpoint", not end.problem)
+    if deployment.journalled_stop is not None:
+        problem = "not all sinks have committed yet; that is made good when the job is resumed"
+        if isinstance(end, Stopped):
+            problem = end.problem
+        message = f"stopped with checkpoint {deployment.journalled_stop}"
+        return Outcome("STOPPED", f"{message}; {problem}" if problem else message)
+    return None
+
+
+def _schedule(plan: JobGraph, config: CoordinatorConfig) -> Schedule:
+    checkpoint = plan.job.spec.checkpoint
+    return Schedule(
+        interval_ms=checkpoint.interval_ms,
+        min_pause_ms=checkpoint.min_pause_ms,
+        timeout_ms=checkpoint.timeout_ms,
+        tolerable_failures=checkpoint.tolerable_failures,
+        external=config.external_schedule,
+    )
+
+
+def _restored_record(base: Base) -> CheckpointRecord:
+    manifest = base.manifest
+    return CheckpointRecord(
+        id=manifest.id,
+        cause="restored",
+        status="COMPLETED",
+        attempt=f"{manifest.epoch}.{manifest.attempt}",
+        triggered_ms=manifest.created_ms,
+        folder=base.folder,
+        size_bytes=manifest.size_bytes,
+        acknowledged=len({snapshot.subtask for snapshot in manifest.subtasks}),
+    )
+
+
+__all__ = ["Job", "NotNowError", "Outcome"]

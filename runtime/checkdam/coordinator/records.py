@@ -1,0 +1,163 @@
+"""The ledger for the event loop: each piece of storage work is one awaitable, done in the job's storage thread.
+
+Cleaning up is work that nobody waits for. It is queued behind the commit that allowed it, and when storage fails it is
+tried again with the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from checkdam.checkpoint.manifest import CheckpointManifest
+from checkdam.coordinator.ledger import Base, Foreign, Ledger, Notes, Verdict, checkpoint_folder
+from checkdam.coordinator.threads import SerialThread
+from checkdam.core.errors import CheckpointError, StorageError
+from checkdam.wire.messages import AttemptId
+
+_log = logging.getLogger(__name__)
+
+
+class Records:
+    """What the coordinator's event loop asks of storage.
+
+    Args:
+        ledger: Used by nobody else.
+        thread: Where its work is done.
+        on_broken: Called with what cleaning up raised, if it was not merely storage that failed: the job must end.
+    """
+
+    def __init__(self, ledger: Ledger, thread: SerialThread, on_broken: Callable[[BaseException], None]) -> None:
+        self._ledger = ledger
+        self._thread = thread
+        self._on_broken = on_broken
+        self._background: set[asyncio.Future[object]] = set()
+
+    @property
+    def shared(self) -> bool:
+        """Whether workers can reach storage by themselves."""
+        return self._ledger.storage.shared
+
+    @property
+    def uri(self) -> str:
+        """The job's folder in storage."""
+        return self._ledger.storage.uri
+
+    @property
+    def epoch(self) -> int:
+        """The coordinator's epoch."""
+        return self._ledger.epoch
+
+    @property
+    def notes(self) -> Notes:
+        """What the journal holds beside checkpoints."""
+        return self._ledger.notes
+
+    @property
+    def resumes_stop(self) -> bool:
+        """Whether the job goes on from where it had been stopped cleanly."""
+        return self._ledger.resumes_stop
+
+    @property
+    def last(self) -> Base | None:
+        """The last completed checkpoint with its folder."""
+        return self._ledger.base
+
+    @property
+    def base(self) -> CheckpointManifest | None:
+        """The last completed checkpoint."""
+        return self._ledger.base.manifest if self._ledger.base is not None else None
+
+    def folder(self, checkpoint: int, attempt: AttemptId) -> str:
+        """The folder of a new checkpoint."""
+        return checkpoint_folder(checkpoint, attempt.epoch, attempt.attempt)
+
+    async def take_over(self, *, fresh: bool, resume: bool, origin: str, again: bool) -> Verdict:
+        """`Ledger.take_over`."""
+        return await self._thread.run(self._ledger.take_over, fresh=fresh, resume=resume, origin=origin, again=again)
+
+    async def read_base(self) -> Base | None:
+        """`Ledger.read_base`."""
+        return await self._thread.run(self._ledger.read_base)
+
+    async def fall_back(self, attempt: int) -> Base:
+        """`Ledger.fall_back`."""
+        return await self._thread.run(self._ledger.fall_back, attempt)
+
+    async def verify(self, folder: str) -> list[str]:
+        """`Ledger.verify`."""
+        return await self._thread.run(self._ledger.verify, folder)
+
+    async def resume(self) -> None:
+        """`Ledger.resume`."""
+        await self._thread.run(self._ledger.resume)
+
+    async def open_foreign(self, uri: str, base_folder: Path) -> Foreign:
+        """`Ledger.open_foreign`."""
+        return await self._thread.run(self._ledger.open_foreign, uri, base_folder)
+
+    async def adopt(self, foreign: Foreign, folder: str) -> CheckpointManifest:
+        """`Ledger.adopt`."""
+        return await self._thread.run(self._ledger.adopt, foreign, folder)
+
+    async def commit(
+        self,
+        folder: str,
+        manifest: CheckpointManifest,
+        kind: Literal["checkpoint", "stopped"],
+        notes: Notes | None = None,
+    ) -> None:
+        """`Ledger.commit`; what leaves `retained` is deleted in the background."""
+        await self._thread.run(self._ledger.commit, folder, manifest, kind, notes)
+        self._clean(self._ledger.delete_dropped)
+
+    async def close(self, kind: Literal["stopped", "finished"], attempt: int) -> None:
+        """`Ledger.close`."""
+        await self._thread.run(self._ledger.close, kind, attempt)
+
+    async def check(self) -> None:
+        """`Ledger.check`, where storage that cannot be reached for now is no news.
+
+        Raises:
+            DeposedError: Another coordinator owns the job.
+        """
+        try:
+            await self._thread.run(self._ledger.check)
+        except StorageError as error:
+            _log.warning("the journal cannot be reached: %s", error)
+
+    def discard(self, folder: str) -> None:
+        """Delete the files of a checkpoint that failed, in the background."""
+        self._clean(lambda: self._ledger.discard(folder))
+
+    def sweep(self, running: AttemptId) -> None:
+        """Delete what attempts before `running` have left, in the background."""
+        self._clean(lambda: self._ledger.sweep(running))
+
+    def prune(self) -> None:
+        """Delete old journal entries, in the background."""
+        self._clean(self._ledger.prune)
+
+    async def flush(self) -> None:
+        """Wait for the cleaning that is under way."""
+        if self._background:
+            await asyncio.wait(self._background)
+
+    def _clean(self, work: Callable[[], object]) -> None:
+        future = self._thread.run(work)
+        self._background.add(future)
+        future.add_done_callback(self._cleaned)
+
+    def _cleaned(self, future: asyncio.Future[object]) -> None:
+        self._background.discard(future)
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, StorageError | CheckpointError):
+            _log.warning("cleaning up has to wait: %s", error)
+        elif error is not None:
+            self._on_broken(error)
+
+
+__all__ = ["Records"]

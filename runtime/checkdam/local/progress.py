@@ -1,0 +1,253 @@
+"""What a person sees of a running job: live tables on a terminal, plain log lines elsewhere.
+
+Everything shown comes from the coordinator's HTTP API, so it is what an operator or a dashboard would see, too.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from checkdam.core.batch import MAX_TIME
+from checkdam.core.durations import format_ms
+from checkdam.local.api import CoordinatorApi
+from checkdam.spec.streamjob import StreamJob
+
+PLAIN_EVERY_S: Final = 5.0
+"""How often a plain line says how far the job is."""
+
+CHECKPOINTS_SHOWN: Final = 3
+
+
+class Display(Protocol):
+    """Where a run is shown; a context manager for as long as the job runs."""
+
+    def __enter__(self) -> Display: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    async def update(self, api: CoordinatorApi) -> None:
+        """Ask the coordinator how things are, and show it."""
+        ...
+
+    def output(self, line: str) -> None:
+        """A line that the job printed."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Tell the user something."""
+        ...
+
+    def finish(self, code: int, outcome: dict[str, Any], *, killed: bool) -> None:
+        """Tell how the job ended."""
+        ...
+
+
+class Rates:
+    """Records per second of each operator, smoothed, from counters that start anew with every attempt."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[float, int]] = {}
+        self._rates: dict[str, float] = {}
+
+    def update(self, operator: str, records: int, now_s: float) -> float:
+        """Take a counter into account; returns the rate now."""
+        before_s, before = self._last.get(operator, (now_s, records))
+        if records < before:
+            before = 0
+        if now_s > before_s:
+            rate = (records - before) / (now_s - before_s)
+            self._rates[operator] = 0.5 * self._rates.get(operator, rate) + 0.5 * rate
+        self._last[operator] = (now_s, records)
+        return self._rates.get(operator, 0.0)
+
+
+class _Base:
+    """What both displays share: printing, and telling of failures once."""
+
+    def __init__(self, job: StreamJob) -> None:
+        self._job = job
+        self._console = Console(stderr=True, highlight=False)
+        self._failure_told = 0
+        self._restored_told = False
+
+    def output(self, line: str) -> None:
+        # The job's own output goes to standard output, for pipes.
+        print(line, flush=True)
+
+    def say(self, text: str) -> None:
+        self._console.print(f"checkdam: {text}", markup=False, soft_wrap=True)
+
+    def finish(self, code: int, outcome: dict[str, Any], *, killed: bool) -> None:
+        state = outcome.get("state", "")
+        last = outcome.get("lastCheckpoint") or outcome.get("last_checkpoint")
+        number = last.get("id") if isinstance(last, dict) else last
+        if killed:
+            self.say(f"{self._job.job_id} was killed; run the same command again to go on from the last checkpoint")
+        elif code == 0 and state == "STOPPED":
+            where = f" after checkpoint {number}" if number is not None else ""
+            self.say(f"{self._job.job_id} stopped{where}; run the same command again to go on")
+        elif code == 0:
+            self.say(outcome.get("message") or f"{self._job.job_id} finished")
+        else:
+            self.say(f"{self._job.job_id} failed: {outcome.get('error') or outcome.get('message') or 'see the logs'}")
+
+    def _tell_news(self, job: dict[str, Any]) -> None:
+        """Say once what happened since: a restored checkpoint, a failure."""
+        if job.get("restoredFrom") and not self._restored_told:
+            self._restored_told = True
+            self.say(f"going on from {job['restoredFrom']}")
+        failure = job.get("lastFailure")
+        if failure and failure["timeMs" if "timeMs" in failure else "time_ms"] != self._failure_told:
+            self._failure_told = failure["timeMs" if "timeMs" in failure else "time_ms"]
+            worker = "" if failure["worker"] is None else f"worker {failure['worker']}: "
+            self.say(f"attempt {job['epoch']}.{job['attempt']} failed: {worker}{failure['error']}")
+
+
+class PlainDisplay(_Base):
+    """Log lines."""
+
+    def __init__(self, job: StreamJob) -> None:
+        super().__init__(job)
+        self._rates = Rates()
+        self._next_s = 0.0
+        self._state = ""
+
+    def __enter__(self) -> PlainDisplay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    async def update(self, api: CoordinatorApi) -> None:
+        job = await api.get("/v1/job")
+        if job is None:
+            return
+        self._tell_news(job)
+        now = time.monotonic()
+        if job["state"] == self._state and now < self._next_s:
+            return
+        self._state, self._next_s = job["state"], now + PLAIN_EVERY_S
+        operators = _rows(await api.get("/v1/operators"), "operators")
+        read = sum(operator["recordsOut"] for operator in operators if operator["kind"] == "source")
+        rate = self._rates.update("sources", read, now)
+        last = job.get("lastCheckpoint")
+        checkpoint = "none" if last is None else f"{last['id']} ({format_ms(_field(last, 'durationMs') or 0)})"
+        self.say(
+            f"{job['state']} attempt {job['epoch']}.{job['attempt']}, {read:,} records read, {rate:,.0f}/s, "
+            f"checkpoint {checkpoint}, restarts {job['restarts']}"
+        )
+
+
+class LiveDisplay(_Base):
+    """Tables that are redrawn in place."""
+
+    def __init__(self, job: StreamJob) -> None:
+        super().__init__(job)
+        self._rates = Rates()
+        self._live = Live(Text("starting"), console=self._console, refresh_per_second=4, redirect_stdout=False)
+
+    def __enter__(self) -> LiveDisplay:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.__exit__(None, None, None)
+
+    def output(self, line: str) -> None:
+        if sys.stdout.isatty():
+            self._console.print(line, markup=False, soft_wrap=True)
+        else:
+            super().output(line)
+
+    async def update(self, api: CoordinatorApi) -> None:
+        job = await api.get("/v1/job")
+        if job is None:
+            return
+        self._tell_news(job)
+        operators = _rows(await api.get("/v1/operators"), "operators")
+        checkpoints = _rows(await api.get("/v1/checkpoints"), "checkpoints")
+        self._live.update(Group(self._headline(job), self._operators(operators), self._checkpoints(checkpoints)))
+
+    def _headline(self, job: dict[str, Any]) -> Text:
+        colour = {"RUNNING": "green", "FINISHED": "green", "FAILED": "red"}.get(job["state"], "yellow")
+        line = Text(f"{job['jobId']}  ", style="bold")
+        line.append(job["state"], style=colour)
+        line.append(
+            f"  attempt {job['epoch']}.{job['attempt']}  restarts {job['restarts']}  "
+            f"workers {job['workersConnected']}/{job['parallelism']}  up {job['uptimeMs'] // 1000} s"
+        )
+        return line
+
+    def _operators(self, operators: list[dict[str, Any]]) -> Table:
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for heading in ("operator", "in", "out", "out/s", "late", "watermark"):
+            table.add_column(heading, justify="left" if heading in ("operator", "watermark") else "right")
+        now = time.monotonic()
+        for operator in operators:
+            name, out = operator["id"], operator["recordsOut"]
+            rate = self._rates.update(name, out or operator["recordsIn"], now)
+            late = f"{operator['lateRecords']:,}" if operator["lateRecords"] else ""
+            table.add_row(
+                name, f"{operator['recordsIn']:,}", f"{out:,}", f"{rate:,.0f}", late, show_time(operator["watermarkMs"])
+            )
+        return table
+
+    def _checkpoints(self, checkpoints: list[dict[str, Any]]) -> Table:
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for heading in ("checkpoint", "status", "duration", "size"):
+            table.add_column(heading, justify="left" if heading == "status" else "right")
+        newest = sorted(checkpoints, key=lambda checkpoint: checkpoint["id"])[-CHECKPOINTS_SHOWN:]
+        for checkpoint in newest:
+            duration_ms = _field(checkpoint, "durationMs")
+            table.add_row(
+                str(checkpoint["id"]),
+                str(checkpoint["status"]),
+                "" if duration_ms is None else format_ms(duration_ms),
+                show_bytes(_field(checkpoint, "sizeBytes") or 0),
+            )
+        return table
+
+
+def make_display(job: StreamJob, live: bool) -> Display:
+    """A live display on a terminal, a plain one elsewhere."""
+    return LiveDisplay(job) if live else PlainDisplay(job)
+
+
+def show_time(time_ms: int | None) -> str:
+    """A watermark for people."""
+    if time_ms is None:
+        return ""
+    if time_ms >= MAX_TIME:
+        return "end of input"
+    try:
+        return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return f"{time_ms} ms"
+
+
+def show_bytes(count: int) -> str:
+    """A size for people."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def _rows(answer: Any, name: str) -> list[dict[str, Any]]:
+    if isinstance(answer, dict):
+        answer = answer.get(name, [])
+    return answer if isinstance(answer, list) else []
+
+
+def _field(record: dict[str, Any], camel: str) -> Any:
+    return record.get(camel)

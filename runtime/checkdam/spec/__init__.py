@@ -1,0 +1,39 @@
+"""StreamJob: the description of a job, shared by the command line, the runtime and the operator.
+
+One set of pydantic models says what a manifest may hold (`streamjob` at the top, one module for each part below it), `rules` says what
+must hold between fields, and `manifest` reads a file or decoded data into a `StreamJob` or raises `ManifestError` with every problem,
+worded by `problems`. Nothing here knows how a job runs. The reference page (`reference`) and the CRD are made from the same models.
+"""
+
+from checkdam.core.errors import ManifestError
+from checkdam.spec.checkpoint import Checkpointing, CheckpointStorage, Mode
+from checkdam.spec.manifest import load_manifest, parse_manifest, read_manifest
+from checkdam.spec.restart import ExponentialDelay, FailureRate, FixedDelay, Never, Restart, RestartStrategy
+from checkdam.spec.runtime import RuntimeSettings
+from checkdam.spec.state import BackendType, StateBackend
+from checkdam.spec.streamjob import API_VERSION, FRESH, KIND, Metadata, StreamJob, StreamJobSpec
+
+__all__ = [
+    "API_VERSION",
+    "FRESH",
+    "KIND",
+    "BackendType",
+    "CheckpointStorage",
+    "Checkpointing",
+    "ExponentialDelay",
+    "FailureRate",
+    "FixedDelay",
+    "ManifestError",
+    "Metadata",
+    "Mode",
+    "Never",
+    "Restart",
+    "RestartStrategy",
+    "RuntimeSettings",
+    "StateBackend",
+    "StreamJob",
+    "StreamJobSpec",
+    "load_manifest",
+    "parse_manifest",
+    "read_manifest",
+]

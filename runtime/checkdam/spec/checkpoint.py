@@ -1,0 +1,148 @@
+"""When and where a job takes checkpoints: `spec.checkpoint`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
+
+from checkdam.core.durations import parse_duration_ms
+from checkdam.spec.fields import Duration, Model, PositiveDuration, Quantity, quantity_bytes, shown
+
+Mode = Literal["ExactlyOnce", "AtLeastOnce", "AtMostOnce"]
+"""What a job promises about records when something fails."""
+
+_URIS: Final = re.compile(
+    r"""
+      s3://[a-z0-9][-a-z0-9.]{1,61}[a-z0-9](/[^?\#]*)?
+    | file://(/|\.{1,2}(/|$))[^?\#]*
+    | hdfs://[^/?\#]*/[^?\#]*
+    | memory://
+    """,
+    re.VERBOSE | re.ASCII,
+)
+
+
+def _uri(text: str) -> str:
+    if not _URIS.fullmatch(text):
+        raise ValueError(
+            "must be s3://bucket/prefix, file:///folder, file://./folder (below the manifest's folder, for local runs), "
+            f"hdfs://host:port/folder or memory:// (got {shown(text)})"
+        )
+    return text
+
+
+class S3Options(Model):
+    """How `s3://` storage is reached; what is left out comes from the environment, as for every S3 client."""
+
+    endpoint: str = ""
+    """URL of the server, for S3 that is not Amazon's."""
+
+    region: str = ""
+    """The bucket's region."""
+
+    credentials_secret: str = ""
+    """Name of a Secret of the job's namespace with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. Empty: the pods' own
+    identity."""
+
+
+class PersistentVolumeClaimOptions(Model):
+    """A volume for `file://` storage, mounted by coordinator and workers at the uri's folder."""
+
+    claim_name: Annotated[str, Field(min_length=1)]
+    """Name of a PersistentVolumeClaim of the job's namespace. Pods on several nodes need the access mode ReadWriteMany."""
+
+
+class MemoryOptions(Model):
+    """Options of `memory://` storage."""
+
+    limit: Quantity = "64Mi"
+    """Most bytes that all retained checkpoints together may take in the coordinator's memory. A checkpoint beyond it fails."""
+
+    @property
+    def limit_bytes(self) -> int:
+        """`limit` in bytes."""
+        return quantity_bytes(self.limit)
+
+
+class CheckpointStorage(Model):
+    """Where checkpoints and the job's journal are kept. Options of another scheme than the uri's are refused."""
+
+    uri: Annotated[str, AfterValidator(_uri)]
+    """`s3://bucket/prefix`, `file:///folder` (a volume that all pods share), `hdfs://host:port/folder`, or `memory://` (in the
+    coordinator, lost with it). The job's folder below it is its job id. `file://./folder` is taken from the manifest's folder, in
+    local runs only."""
+
+    s3: S3Options | None = None
+    """Only with `s3://`."""
+
+    persistent_volume_claim: PersistentVolumeClaimOptions | None = None
+    """Only with `file://`."""
+
+    memory: MemoryOptions | None = None
+    """Only with `memory://`."""
+
+    allow_volatile: bool = False
+    """Accept that `memory://` breaks the promise of ExactlyOnce and AtMostOnce: when the coordinator is lost, the job starts afresh and
+    reads its input again."""
+
+    @property
+    def scheme(self) -> str:
+        """`s3`, `file`, `hdfs` or `memory`."""
+        return urlsplit(self.uri).scheme
+
+    @property
+    def memory_limit_bytes(self) -> int:
+        """The limit of `memory://` storage in bytes, given or default."""
+        return (self.memory or MemoryOptions()).limit_bytes
+
+
+class Checkpointing(Model):
+    """Checkpoints: how often, with which promise, how many are kept."""
+
+    interval: PositiveDuration = "10s"
+    """From the start of one checkpoint to the start of the next. After a failure at most this much work is repeated; output of two-phase
+    sinks appears this often."""
+
+    mode: Mode = "ExactlyOnce"
+    """`ExactlyOnce`: every record counts once in state and in two-phase sinks; barriers are aligned. `AtLeastOnce`: no alignment, so
+    records may count again after a failure. `AtMostOnce`: no record is handed to the pipeline twice; some may be lost."""
+
+    timeout: PositiveDuration = "10m"
+    """A checkpoint that takes longer is aborted and counts as failed."""
+
+    min_pause: Duration = "0s"
+    """From the end of one checkpoint to the start of the next at least, so that slow checkpoints leave time for records."""
+
+    tolerable_failures: Annotated[int, Field(ge=0)] = 0
+    """So many checkpoints may fail one after another; with one more the attempt fails and the job restarts from the last good one."""
+
+    incremental: bool = True
+    """Upload only what the last checkpoint does not hold yet, where the state backend and the storage can do so."""
+
+    retain: Annotated[int, Field(ge=1, le=1000)] = 3
+    """So many completed checkpoints are kept; older ones are deleted after a newer one was journalled."""
+
+    on_corrupt: Literal["Fail", "FallBack"] = "Fail"
+    """When the newest checkpoint is damaged: `Fail` stops the job and says what is missing; `FallBack` restores the one before, and output since
+    then repeats."""
+
+    storage: CheckpointStorage
+    """Where checkpoints are kept."""
+
+    @property
+    def interval_ms(self) -> int:
+        """`interval` in ms."""
+        return parse_duration_ms(self.interval)
+
+    @property
+    def timeout_ms(self) -> int:
+        """`timeout` in ms."""
+        return parse_duration_ms(self.timeout)
+
+    @property
+    def min_pause_ms(self) -> int:
+        """`minPause` in ms."""
+        return parse_duration_ms(self.min_pause)

@@ -1,0 +1,40 @@
+"""Settings of the runtime that few jobs change: `spec.runtime`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from checkdam.core.durations import parse_duration_ms
+from checkdam.spec.fields import Model, PositiveDuration, Quantity, quantity_bytes
+
+
+class RuntimeSettings(Model):
+    """Advanced settings. The defaults suit most jobs; measure before and after a change."""
+
+    channel_credit: Quantity = "512Ki"
+    """Bytes that may be under way between two subtasks. A worker's share of memory for the exchange is this times its channels. Less
+    shortens alignment under backpressure, more hides the latency of the network."""
+
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 4096
+    """Most records in one batch from a source. Batches shrink by themselves where a call takes long; more than some thousand gain
+    nothing and make every call longer."""
+
+    heartbeat_timeout: PositiveDuration = "10s"
+    """A worker or coordinator that was not heard of for so long counts as lost. Broken connections are noticed at once; this is for
+    machines that vanish without a word."""
+
+    reserved_records: Annotated[int, Field(ge=1)] = 100_000
+    """AtMostOnce: so many records of each split are reserved ahead, once a second. It bounds the records of a split that can be read
+    in a second, and those that a failure can lose."""
+
+    @property
+    def channel_credit_bytes(self) -> int:
+        """`channelCredit` in bytes."""
+        return quantity_bytes(self.channel_credit)
+
+    @property
+    def heartbeat_timeout_ms(self) -> int:
+        """`heartbeatTimeout` in ms."""
+        return parse_duration_ms(self.heartbeat_timeout)

@@ -1,0 +1,72 @@
+"""Turning the rows of a table into the columns of a block, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from itertools import chain, islice
+from typing import Any, Final
+
+from checkdam.core.keys import decode_keys, encode_keys
+from checkdam.state.base import Key, TableSpec
+from checkdam.state.blocks import BLOCK_ROWS, Block, pack_ints, unpack_ints
+
+_SAMPLED_CONTAINERS: Final = 1_000
+
+Run = tuple[Any, list[Any]]
+"""A head and the keys that share it, in the sense of `blocks`: namespace and keys, or key and sub-keys."""
+
+
+def cut_runs(group_runs: list[Run]) -> Iterator[list[Run]]:
+    """Cut runs into parts of at most BLOCK_ROWS rows."""
+    part: list[Run] = []
+    room = BLOCK_ROWS
+    for head, keys in group_runs:
+        at = 0
+        while len(keys) - at > room:
+            part.append((head, keys[at : at + room]))
+            yield part
+            at, part, room = at + room, [], BLOCK_ROWS
+        part.append((head, keys[at:] if at else keys))
+        room -= len(keys) - at
+    if part:
+        yield part
+
+
+def encode_rows(part: list[Run], cells: list[Any], spec: TableSpec, now_ms: int) -> Block:
+    """The rows of `part` with their cells, in that order; cells without an update time get `now_ms`.
+
+    Raises:
+        ValueTypeError: A value does not fit its declared type.
+    """
+    if spec.ttl_ms:
+        times, values = pack_ints([cell[1] for cell in cells]), [cell[0] for cell in cells]
+    else:
+        times, values = pack_ints([now_ms]) * len(cells), cells
+    return Block(
+        encode_keys([head for head, _ in part]),
+        pack_ints([len(keys) for _, keys in part]),
+        encode_keys(list(chain.from_iterable([keys for _, keys in part]))),
+        times,
+        spec.serde.encode_many(values),
+    )
+
+
+def decode_rows(block: Block, spec: TableSpec) -> Iterator[tuple[Any, list[tuple[Key, Any]]]]:
+    """Each head with its keys and cells: the inverse of `encode_rows`.
+
+    Raises:
+        ValueTypeError: A value does not fit the declared type.
+    """
+    values = spec.serde.decode_many(block.values)
+    cells = list(zip(values, unpack_ints(block.times), strict=True)) if spec.ttl_ms else values
+    rows = list(zip(decode_keys(block.keys), cells, strict=True))
+    at = 0
+    for head, count in zip(decode_keys(block.heads), unpack_ints(block.counts), strict=True):
+        yield head, rows[at : at + count]
+        at += count
+
+
+def estimated_total(containers: Collection[Any]) -> int:
+    """About how many entries the sized containers hold together, judged by the first thousand of them."""
+    sizes = [len(container) for container in islice(containers, _SAMPLED_CONTAINERS)]
+    return sum(sizes) * len(containers) // len(sizes) if sizes else 0

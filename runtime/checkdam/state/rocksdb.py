@@ -1,0 +1,304 @@
+"""Keyed state in RocksDB, bounded by the disk, with a bounded cache of decoded values in front.
+
+One database for each subtask, a column family for each table and for each operator's timers. Tables and timers keep what
+was used last as Python objects and share one budget for them (`rocksdb_cache`). Half of the memory given goes to those
+objects and half to RocksDB itself: its block cache, to which memtables, indexes and filters are charged.
+
+A snapshot writes back what has changed and takes a RocksDB checkpoint: a folder of hard links to files that never change
+again. The state of the task may go on changing at once; hashing the files is left to an I/O thread.
+
+Threads: all is called by the task thread. The one exception is the thread that `prepare` starts to write memtables to
+files; RocksDB allows that beside reads and writes, and whoever closes or drops something waits for it first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+from pathlib import Path
+from typing import Final
+
+from checkdam.core.clock import Clock
+from checkdam.core.errors import CheckpointError, CorruptCheckpointError
+from checkdam.core.keys import KeyGroups
+from checkdam.state.base import Key, LocalFile, SnapshotWriter, TableSpec
+from checkdam.state.forked import delete_contents
+from checkdam.state.record import (
+    RECORD_VERSION,
+    SnapshotRecord,
+    TableRecord,
+    TimersRecord,
+    check_covers,
+    check_same,
+    check_spec,
+    check_table,
+    read_record,
+    write_record,
+)
+from checkdam.state.rocksdb_cache import CacheBudget
+from checkdam.state.rocksdb_maps import RocksDbMapTable
+from checkdam.state.rocksdb_rows import pack_group
+from checkdam.state.rocksdb_store import Column, Store
+from checkdam.state.rocksdb_timers import RocksDbTimers
+from checkdam.state.rocksdb_values import RocksDbTable
+
+BACKEND_NAME: Final = "rocksdb"
+
+DATABASE_FOLDER: Final = "db"
+"""Where the database is, in the backend's directory and in a snapshot."""
+
+_BYTES_PER_REMEMBERED_GROUP: Final = 4096
+"""The key group of one key is remembered for so many bytes of the memory given; that takes 4 % of it."""
+
+_REMEMBERED_GROUP_BYTES: Final = 160
+
+
+class RocksDbSnapshot:
+    """A RocksDB checkpoint whose files are still to be hashed.
+
+    Args:
+        directory: The snapshot's folder.
+        failure: Why there is no checkpoint, if there is none.
+    """
+
+    def __init__(self, directory: Path, failure: Exception | None) -> None:
+        self._directory = directory
+        self._failure = failure
+        self._cancelled = threading.Event()
+
+    def finish(self) -> list[LocalFile]:
+        """See `SnapshotWriter`."""
+        try:
+            if self._failure is not None:
+                raise self._failure
+            return [self._describe(path) for path in sorted(self._directory.rglob("*")) if path.is_file()]
+        except Exception as error:
+            delete_contents(self._directory)
+            cause = "it was cancelled" if self._cancelled.is_set() else error
+            raise CheckpointError(f"cannot write the snapshot in {self._directory}: {cause}") from error
+
+    def cancel(self) -> None:
+        """See `SnapshotWriter`."""
+        self._cancelled.set()
+        delete_contents(self._directory)
+
+    def _describe(self, path: Path) -> LocalFile:
+        if self._cancelled.is_set():
+            raise CheckpointError("it was cancelled")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size_bytes = file.tell()
+        return LocalFile(path.relative_to(self._directory).as_posix(), path, size_bytes, digest)
+
+
+class RocksDbBackend:
+    """See `KeyedBackend`.
+
+    Args:
+        key_groups: The key groups that this subtask owns.
+        max_parallelism: Number of key groups of the job.
+        directory: A folder of its own, for the database.
+        clock: Processing time, for update times and expiry.
+        memory_bytes: Bound of all caches and memtables; a batch that is being worked on comes on top.
+        groups: Key → key group, where the process has such a cache already.
+
+    Raises:
+        ValueError: `memory_bytes` is not positive.
+    """
+
+    def __init__(
+        self,
+        key_groups: range,
+        max_parallelism: int,
+        directory: Path,
+        *,
+        clock: Clock,
+        memory_bytes: int,
+        groups: KeyGroups | None = None,
+    ) -> None:
+        if memory_bytes <= 0:
+            raise ValueError(f"`memory_bytes` must be positive (got {memory_bytes})")
+        self.key_groups = key_groups
+        self.max_parallelism = max_parallelism
+        self._path = directory / DATABASE_FOLDER
+        self._clock = clock
+        self._store_bytes = memory_bytes // 2
+        cache_bytes = memory_bytes - self._store_bytes
+        if groups is None:
+            remembered = max(1, memory_bytes // _BYTES_PER_REMEMBERED_GROUP)
+            groups = KeyGroups(max_parallelism, remembered)
+            cache_bytes -= remembered * _REMEMBERED_GROUP_BYTES
+        self._groups = groups
+        self._budget = CacheBudget(cache_bytes)
+        self._opened: Store | None = None
+        self._clip = False
+        self._values: dict[str, RocksDbTable] = {}
+        self._maps: dict[str, RocksDbMapTable] = {}
+        self._timers: dict[TimersRecord, RocksDbTimers] = {}
+        self._restored_tables: dict[str, TableRecord] = {}
+        self._restored_timers: set[TimersRecord] = set()
+
+    def key_group(self, key: Key) -> int:
+        """See `KeyedBackend`."""
+        return self._groups[key]
+
+    def table(self, spec: TableSpec) -> RocksDbTable:
+        """See `KeyedBackend`."""
+        check_spec(spec, "value", self._maps)
+        table = self._values.get(spec.id)
+        if table is None:
+            column = self._table_column(spec)
+            self._values[spec.id] = table = RocksDbTable(spec, column, self._clock, self._groups, self._budget)
+        check_same(table.spec, spec)
+        return table
+
+    def map_table(self, spec: TableSpec) -> RocksDbMapTable:
+        """See `KeyedBackend`."""
+        check_spec(spec, "map", self._values)
+        table = self._maps.get(spec.id)
+        if table is None:
+            column = self._table_column(spec)
+            self._maps[spec.id] = table = RocksDbMapTable(spec, column, self._clock, self._groups, self._budget)
+        check_same(table.spec, spec)
+        return table
+
+    def timers(self, operator: str, domain: str) -> RocksDbTimers:
+        """See `KeyedBackend`."""
+        record = TimersRecord(operator, domain)
+        timers = self._timers.get(record)
+        if timers is None:
+            column = self._column(_timers_column(record))
+            self._restored_timers.discard(record)
+            self._timers[record] = timers = RocksDbTimers(column, self._groups, self._budget)
+        return timers
+
+    def prepare(self) -> None:
+        """See `KeyedBackend`. Memtables are written to files in the background."""
+        self._store().start_flush()
+
+    def snapshot(self, directory: Path) -> SnapshotWriter:
+        """See `KeyedBackend`."""
+        try:
+            self._drop_unclaimed()
+            for part in self._parts():
+                part.write_back()
+            self._store().checkpoint(directory / DATABASE_FOLDER)
+            write_record(directory, self._record())
+        except Exception as error:
+            # A full disk fails the checkpoint, which `finish` reports, and not the task that goes on.
+            return RocksDbSnapshot(directory, error)
+        return RocksDbSnapshot(directory, None)
+
+    def restore(self, files: list[LocalFile]) -> None:
+        """See `KeyedBackend`. The files are linked, or copied, and stay as they are.
+
+        Raises:
+            CorruptCheckpointError: A file is missing or damaged.
+            IncompatibleCheckpointError: It is of another backend, release or `maxParallelism`.
+            CheckpointError: It lacks key groups that are owned here.
+        """
+        record = read_record(files, BACKEND_NAME, self.max_parallelism)
+        check_covers(record, self.key_groups)
+        prefix = f"{DATABASE_FOLDER}/"
+        for file in files:
+            if file.name.startswith(prefix):
+                _place(file.path, self._path / file.name.removeprefix(prefix))
+        self._clip = record.key_groups != (self.key_groups.start, self.key_groups.stop)
+        self._restored_tables = {table.id: table for table in record.tables}
+        self._restored_timers = set(record.timers)
+        stored = set(self._store().stored_columns)
+        lacking = [column for column in map(_table_column, record.tables) if column not in stored]
+        lacking += [column for column in map(_timers_column, record.timers) if column not in stored]
+        if lacking:
+            raise CorruptCheckpointError(f"the database of the snapshot lacks {', '.join(lacking)}")
+
+    def unclaimed_tables(self) -> list[str]:
+        """See `KeyedBackend`."""
+        return [*self._restored_tables, *sorted(record.id for record in self._restored_timers)]
+
+    def maintain(self) -> None:
+        """See `KeyedBackend`."""
+        for table in self._tables():
+            table.maintain()
+
+    def size_hint(self) -> int:
+        """See `KeyedBackend`."""
+        return sum(part.size_hint() for part in self._parts())
+
+    def close(self) -> None:
+        """See `KeyedBackend`. What is not in a snapshot is lost; the folder stays for its owner to delete."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def _tables(self) -> list[RocksDbTable | RocksDbMapTable]:
+        return [*self._values.values(), *self._maps.values()]
+
+    def _parts(self) -> list[RocksDbTable | RocksDbMapTable | RocksDbTimers]:
+        return [*self._tables(), *self._timers.values()]
+
+    def _store(self) -> Store:
+        """The database, opened when it is first needed: `restore` must have placed its files by then."""
+        if self._opened is None:
+            self._opened = Store(self._path, self._store_bytes)
+        return self._opened
+
+    def _table_column(self, spec: TableSpec) -> Column:
+        restored = self._restored_tables.get(spec.id)
+        if restored is not None:
+            check_table(restored, spec)
+        column = self._column(_table_column(TableRecord.of(spec)))
+        self._restored_tables.pop(spec.id, None)
+        return column
+
+    def _column(self, name: str) -> Column:
+        column = self._store().column(name)
+        if self._clip:
+            # The snapshot covers more key groups than are owned here.
+            start, stop = pack_group(self.key_groups.start), pack_group(self.key_groups.stop)
+            column.delete_ranges([(b"", start), (stop, b"\xff" * 3)])
+        return column
+
+    def _drop_unclaimed(self) -> None:
+        """Forget restored state that nobody has asked for."""
+        for table in self._restored_tables.values():
+            self._store().drop_column(_table_column(table))
+        for timers in self._restored_timers:
+            self._store().drop_column(_timers_column(timers))
+        self._restored_tables.clear()
+        self._restored_timers.clear()
+
+    def _record(self) -> SnapshotRecord:
+        return SnapshotRecord(
+            version=RECORD_VERSION,
+            backend=BACKEND_NAME,
+            key_groups=(self.key_groups.start, self.key_groups.stop),
+            max_parallelism=self.max_parallelism,
+            tables=[TableRecord.of(table.spec) for table in self._tables()],
+            timers=list(self._timers),
+        )
+
+
+def _table_column(record: TableRecord) -> str:
+    return f"table/{record.id}"
+
+
+def _timers_column(record: TimersRecord) -> str:
+    return f"timers/{record.operator}/{record.domain}"
+
+
+def _place(source: Path, target: Path) -> None:
+    """Put a restored file where the database expects it. Data files never change and may be shared; others are copied."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if source.suffix == ".sst":
+            try:
+                os.link(source, target)
+                return
+            except OSError:
+                pass  # another file system
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise CorruptCheckpointError(f"cannot restore {source}: {error}") from error

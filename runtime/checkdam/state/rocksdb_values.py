@@ -1,0 +1,362 @@
+"""The value tables of the RocksDB backend: a write-back cache of decoded cells in front of a column family.
+
+Each namespace has a *space* of cells in two generations. `cells` hands out the young one, having moved or loaded the
+asked cells into it. When the cache is full, the old generation is emptied from its end; once it is used up the young one
+takes its place. So cells that are used again survive, and nothing is paid per use.
+
+A space that holds all there is of its namespace is *complete*: as long as no cell of it has been given up, a missing
+key needs no look into the database. That makes new windows, and state that fits the cache, as fast as a dictionary.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain
+from typing import Any, Final
+
+from checkdam.core.clock import Clock
+from checkdam.core.keys import KeyGroups, decode_key, encode_key
+from checkdam.state.base import Key, TableSpec
+from checkdam.state.rocksdb_cache import EVICTION_ENTRIES, CacheBudget
+from checkdam.state.rocksdb_rows import (
+    GROUP_BYTES,
+    SPACE_BYTES,
+    STAMP_BYTES,
+    after,
+    pack_group,
+    pack_number,
+    unpack_group,
+    unpack_number,
+)
+from checkdam.state.rocksdb_store import Column, Row, expiring_rows
+from checkdam.state.sizes import EntrySize
+from checkdam.state.walks import PacedWalk
+
+PORTION: Final = 4096
+_ENTRY_OVERHEAD_BYTES: Final = 150
+_SPACE_OVERHEAD_BYTES: Final = 700
+_POINT_DELETES_PER_GROUP: Final = 8
+"""Up to this many rows per key group are deleted one by one: range deletions slow reads down."""
+
+_ABSENT: Any = object()
+
+
+class _Space:
+    """The cached cells of one namespace; a key that is dirty without having a cell was deleted."""
+
+    __slots__ = ("complete", "counted", "dirty", "old", "scans", "young")
+
+    def __init__(self, complete: bool) -> None:
+        self.young: dict[Key, Any] = {}
+        self.old: dict[Key, Any] = {}
+        self.dirty: set[Key] = set()
+        self.complete = complete
+        self.counted = 0
+        self.scans = 0
+
+    def __len__(self) -> int:
+        return len(self.young) + len(self.old)
+
+    def cell(self, key: Key) -> Any:
+        """The cached cell, or _ABSENT."""
+        cell = self.young.get(key, _ABSENT)
+        return self.old.get(key, _ABSENT) if cell is _ABSENT else cell
+
+
+class RocksDbTable:
+    """See `Table`.
+
+    Args:
+        spec: What it is.
+        column: Its column family, with the rows that were restored.
+        clock: For update times and expiry.
+        groups: Key → key group.
+        budget: The cache's bound.
+    """
+
+    def __init__(self, spec: TableSpec, column: Column, clock: Clock, groups: KeyGroups, budget: CacheBudget) -> None:
+        self.spec = spec
+        self._column = column
+        self._clock = clock
+        self._groups = groups
+        self._budget = budget
+        self._spaces: OrderedDict[int, _Space] = OrderedDict()
+        self._handed_out: int | None = None
+        self._entries = 0
+        self._entry_size = EntrySize(_ENTRY_OVERHEAD_BYTES)
+        self._stored = _stored_groups(column)
+        self._doubtful: set[int] = set()
+        self._walk = PacedWalk(clock, spec.ttl_ms // 4, self._remove_expired)
+        budget.join(self)
+
+    def cells(self, namespace: int, keys: Collection[Key]) -> dict[Key, Any]:
+        """See `Table`."""
+        self._recount()
+        self._budget.make_room(self)
+        space = self._spaces.get(namespace)
+        if space is None:
+            self._spaces[namespace] = space = _Space(complete=namespace not in self._stored)
+        else:
+            self._spaces.move_to_end(namespace)
+        self._handed_out = namespace
+        if keys:
+            if space.old or not space.complete:
+                self._load(namespace, space, keys)
+            if self.spec.ttl_ms:
+                self._expire(space, keys)
+            first = next(iter(keys))
+            self._entry_size.sample(first, space.young.get(first))
+        return space.young
+
+    def changed(self, namespace: int, keys: Iterable[Key]) -> None:
+        """See `Table`.
+
+        Raises:
+            ValueError: It is not the namespace that `cells` was last called for.
+        """
+        if namespace != self._handed_out:
+            raise ValueError(
+                f"table `{self.spec.id}`: `changed` must follow `cells` of the same namespace before any other call "
+                f"(got {namespace}, after {self._handed_out})"
+            )
+        self._spaces[namespace].dirty.update(keys)
+
+    def namespaces(self) -> list[int]:
+        """See `Table`; a namespace whose cells have all expired is listed until they are removed."""
+        return sorted([namespace for namespace in {*self._spaces, *self._stored} if self._is_live(namespace)])
+
+    def scan(self, namespace: int) -> Iterator[list[tuple[Key, Any]]]:
+        """See `Table`. What is read on the way does not displace what is cached."""
+        space = self._spaces.get(namespace)
+        if space is not None and space.complete:
+            yield from self._scan_cache(space)
+        elif namespace in self._stored:
+            if space is not None:
+                self._write_back(namespace, space)
+            for prefix in self._prefixes(namespace):
+                for rows in self._column.portions(prefix):
+                    portion = self._live(self._decode_rows(rows))
+                    if portion:
+                        yield portion
+
+    def drop(self, namespace: int) -> None:
+        """See `Table`."""
+        space = self._spaces.pop(namespace, None)
+        if space is not None:
+            self._entries -= space.counted
+        if self._handed_out == namespace:
+            self._handed_out = None
+        self._doubtful.discard(namespace)
+        groups = self._stored.get(namespace, 0)
+        if not groups:
+            return
+        if (
+            space is not None
+            and space.complete
+            and len(space) + len(space.dirty) <= _POINT_DELETES_PER_GROUP * groups.bit_count()
+        ):
+            keys = list({*space.young, *space.old, *space.dirty})
+            self._column.write([(row, None) for row in self._rows_of(namespace, keys)])
+        else:
+            self._column.delete_ranges([(prefix, after(prefix)) for prefix in self._prefixes(namespace)])
+        del self._stored[namespace]
+
+    def held_bytes(self) -> int:
+        """See `Holder`."""
+        return self._entries * self._entry_size.bytes + len(self._spaces) * _SPACE_OVERHEAD_BYTES
+
+    def give_up(self, excess_bytes: int, asked_by_itself: bool) -> None:
+        """See `Holder`. Namespaces that were not used for long go first."""
+        wanted = max(excess_bytes // self._entry_size.bytes, EVICTION_ENTRIES)
+        for namespace, space in list(self._spaces.items()):
+            if space.scans:
+                continue
+            in_hand = namespace == self._handed_out and not asked_by_itself
+            wanted -= self._shrink(namespace, space, wanted, may_rotate=not in_hand)
+            if not space.young and not space.old and not in_hand:
+                self._write_back(namespace, space)
+                del self._spaces[namespace]
+                if self._handed_out == namespace:
+                    self._handed_out = None
+            if wanted <= 0:
+                return
+
+    def write_back(self) -> None:
+        """Write all changes to the column, for a snapshot."""
+        self._recount()
+        for namespace, space in self._spaces.items():
+            self._write_back(namespace, space)
+
+    def maintain(self) -> None:
+        """Remove expired rows among the next thousand."""
+        if self.spec.ttl_ms:
+            self._walk.step()
+
+    def size_hint(self) -> int:
+        """About how many cells there are."""
+        return max(self._column.estimated_rows(), self._entries)
+
+    def _recount(self) -> None:
+        """Account for what the operator has put into, or taken out of, the dictionary in its hands."""
+        if self._handed_out is not None:
+            space = self._spaces[self._handed_out]
+            self._entries += len(space) - space.counted
+            space.counted = len(space)
+
+    def _load(self, namespace: int, space: _Space, keys: Iterable[Key]) -> None:
+        """Bring the cells of `keys` into the young generation."""
+        young, old, dirty = space.young, space.old, space.dirty
+        missing = [key for key in keys if key not in young]
+        if old:
+            for key in missing:
+                if key in old:
+                    young[key] = old.pop(key)
+        if space.complete or namespace not in self._stored:
+            return
+        # What is dirty and has no cell was deleted: the row in the database is out of date.
+        wanted = list({key: None for key in missing if key not in young and key not in dirty})
+        if not wanted:
+            return
+        located = sorted(zip(self._rows_of(namespace, wanted), range(len(wanted)), strict=True))
+        found = self._column.get_many([row for row, _ in located])
+        decode, with_ttl = self.spec.serde.decode, self.spec.ttl_ms
+        for (_, index), value in zip(located, found, strict=True):
+            if value is not None:
+                cell = decode(value[STAMP_BYTES:])
+                young[wanted[index]] = (cell, unpack_number(value[:STAMP_BYTES])) if with_ttl else cell
+
+    def _expire(self, space: _Space, keys: Iterable[Key]) -> None:
+        expired_ms = self._clock.now_ms() - self.spec.ttl_ms
+        young = space.young
+        for key in keys:
+            cell = young.get(key)
+            if cell is not None and cell[1] <= expired_ms:
+                del young[key]
+                space.dirty.add(key)
+
+    def _shrink(self, namespace: int, space: _Space, wanted: int, may_rotate: bool) -> int:
+        """Give up to `wanted` cells of a space up; returns how many went."""
+        given_up = 0
+        while given_up < wanted:
+            if not space.old:
+                if not may_rotate or not space.young:
+                    break
+                space.old, space.young = space.young, {}
+            old = space.old
+            gone = [old.popitem() for _ in range(min(wanted - given_up, len(old)))]
+            changed = [item for item in gone if item[0] in space.dirty]
+            self._write(namespace, changed)
+            space.dirty.difference_update([key for key, _ in changed])
+            space.complete = False
+            given_up += len(gone)
+        space.counted -= given_up
+        self._entries -= given_up
+        return given_up
+
+    def _write_back(self, namespace: int, space: _Space) -> None:
+        """Write what has changed in a space."""
+        if space.dirty:
+            cell = space.cell
+            self._write(namespace, [(key, cell(key)) for key in space.dirty])
+            space.dirty.clear()
+
+    def _write(self, namespace: int, cells: list[tuple[Key, Any]]) -> None:
+        """Write cells, or delete those that are _ABSENT."""
+        if not cells:
+            return
+        encode, with_ttl = self.spec.serde.encode, self.spec.ttl_ms
+        now = pack_number(self._clock.now_ms())
+        stored = self._stored.get(namespace, 0)
+        changes: list[tuple[bytes, bytes | None]] = []
+        groups = 0
+        for row, (_, cell) in zip(self._rows_of(namespace, [key for key, _ in cells]), cells, strict=True):
+            if cell is _ABSENT:
+                # Where no row of the group was ever written there is none to delete.
+                if stored >> unpack_group(row) & 1:
+                    changes.append((row, None))
+                continue
+            groups |= 1 << unpack_group(row)
+            changes.append((row, pack_number(cell[1]) + encode(cell[0]) if with_ttl else now + encode(cell)))
+        self._column.write(changes)
+        if any(value is None for _, value in changes):
+            self._doubtful.add(namespace)
+        if groups | stored:
+            self._stored[namespace] = stored | groups
+
+    def _rows_of(self, namespace: int, keys: list[Key]) -> list[bytes]:
+        """The rows' keys of `keys`, in their order."""
+        groups = list(map(self._groups.__getitem__, keys))
+        space = pack_number(namespace)
+        prefixes = {group: pack_group(group) + space for group in set(groups)}
+        return [prefixes[group] + encoded for group, encoded in zip(groups, map(encode_key, keys), strict=True)]
+
+    def _prefixes(self, namespace: int) -> list[bytes]:
+        """The prefixes under which a namespace has rows, in the order of key groups."""
+        groups, space = self._stored.get(namespace, 0), pack_number(namespace)
+        return [pack_group(group) + space for group in range(groups.bit_length()) if groups >> group & 1]
+
+    def _decode_rows(self, rows: list[Row]) -> list[tuple[Key, Any]]:
+        decode = self.spec.serde.decode
+        if not self.spec.ttl_ms:
+            return [(decode_key(row[SPACE_BYTES:]), decode(value[STAMP_BYTES:])) for row, value in rows]
+        return [
+            (decode_key(row[SPACE_BYTES:]), (decode(value[STAMP_BYTES:]), unpack_number(value[:STAMP_BYTES])))
+            for row, value in rows
+        ]
+
+    def _live(self, cells: list[tuple[Key, Any]]) -> list[tuple[Key, Any]]:
+        if not self.spec.ttl_ms:
+            return cells
+        expired_ms = self._clock.now_ms() - self.spec.ttl_ms
+        return [item for item in cells if item[1][1] > expired_ms]
+
+    def _scan_cache(self, space: _Space) -> Iterator[list[tuple[Key, Any]]]:
+        # By a list of the keys: `cells` may move cells from one generation to the other between two portions.
+        keys = list(chain(space.young, space.old))
+        space.scans += 1
+        try:
+            for start in range(0, len(keys), PORTION):
+                portion = self._live([(key, space.cell(key)) for key in keys[start : start + PORTION]])
+                if portion:
+                    yield portion
+        finally:
+            space.scans -= 1
+
+    def _is_live(self, namespace: int) -> bool:
+        space = self._spaces.get(namespace)
+        if space is not None and (space.young or space.old):
+            return True
+        if (space is not None and space.complete) or namespace not in self._stored:
+            return False
+        if space is not None and space.dirty:
+            self._write_back(namespace, space)
+        if namespace not in self._doubtful:
+            return True
+        for prefix in self._prefixes(namespace):
+            first = self._column.first(prefix)
+            if first is not None and first.startswith(prefix):
+                self._doubtful.discard(namespace)
+                return True
+        del self._stored[namespace]
+        self._doubtful.discard(namespace)
+        if space is not None:
+            space.complete = True
+        return False
+
+    def _remove_expired(self) -> Iterator[None]:
+        for expired in expiring_rows(self._column, self._clock, self.spec.ttl_ms):
+            self._column.write([(row, None) for row in expired])
+            self._doubtful.update([unpack_number(row[GROUP_BYTES:SPACE_BYTES]) for row in expired])
+            yield
+
+
+def _stored_groups(column: Column) -> dict[int, int]:
+    """Namespace → the key groups it has rows in, as bits; by skipping from one (group, namespace) to the next."""
+    stored: dict[int, int] = {}
+    position = b""
+    while (row := column.first(position)) is not None:
+        namespace = unpack_number(row[GROUP_BYTES:SPACE_BYTES])
+        stored[namespace] = stored.get(namespace, 0) | 1 << unpack_group(row)
+        position = after(row[:SPACE_BYTES])
+    return stored

@@ -1,0 +1,74 @@
+"""What a worker process is told when it is started: a small JSON file, whose path is its only argument.
+
+Secrets are not in it but in files of mode 0600 that it names, so that neither arguments nor environment show them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from checkdam.core.errors import CheckdamError
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker.
+
+    Attributes:
+        manifest: The StreamJob, as JSON data.
+        base_folder: The folder of the manifest: on the import path, and where relative `file://` paths begin.
+        index: The worker's index, from 0.
+        secret_file: A file that holds the job's secret.
+        run_dir: A folder of this worker alone, for local state and files on their way.
+        address_file: JSON with the coordinator's current address, read at every connect; or else
+        coordinator: `host:port` of the coordinator.
+        host: The address on which the task process listens for its peers.
+        lifeline_fd: An inherited pipe; its end of file means that whoever started us is gone. -1 for none.
+        termination_log: A file for the cause of a failure; empty for none.
+    """
+
+    manifest: dict[str, Any]
+    base_folder: str
+    index: int
+    secret_file: str
+    run_dir: str
+    address_file: str = ""
+    coordinator: str = ""
+    host: str = "127.0.0.1"
+    lifeline_fd: int = -1
+    termination_log: str = ""
+
+    @property
+    def secret(self) -> bytes:
+        """The job's secret."""
+        return Path(self.secret_file).read_bytes().strip()
+
+    def coordinator_address(self) -> tuple[str, int]:
+        """Where the coordinator listens now.
+
+        Raises:
+            OSError: The address file is not there (yet).
+            CheckdamError: It cannot be read.
+        """
+        if self.address_file:
+            try:
+                found = msgspec.json.decode(Path(self.address_file).read_bytes())
+                return str(found["control_host"]), int(found["control_port"])
+            except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+                raise CheckdamError(f"cannot read the address file {self.address_file}: {error}") from error
+        host, _, port = self.coordinator.rpartition(":")
+        return host, int(port)
+
+
+def load_config(path: Path) -> WorkerConfig:
+    """Read a config file.
+
+    Raises:
+        CheckdamError: It is none.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=WorkerConfig)
+    except (OSError, msgspec.DecodeError) as error:
+        raise CheckdamError(f"cannot read the worker's config {path}: {error}") from error

@@ -1,0 +1,453 @@
+"""A subtask: the operators of one stage, run over their inputs one batch at a time.
+
+The subtask is a small machine with one rule: whatever it does is an iterator of output batches, and while that iterator
+is unfinished nothing else is begun, no input, no watermark and no barrier. `step` does one bounded piece of work and
+says whether there was any. All of it runs in the task thread.
+
+Barriers. With alignment (ExactlyOnce, AtMostOnce) an input whose barrier has come is held back until all have; without
+(AtLeastOnce) nothing is held, and the snapshot is taken at the last barrier. A higher barrier cancels a lower one, and
+barriers of aborted checkpoints are dropped. Inputs that have ended still carry barriers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from checkdam.core.batch import MAX_TIME, MIN_TIME, Batch
+from checkdam.core.clock import Clock
+from checkdam.core.errors import CheckdamError
+from checkdam.graph.plan import Stage
+from checkdam.operators.base import Operator, OperatorMetrics
+from checkdam.operators.source import SourceOperator
+from checkdam.operators.user import user_error
+from checkdam.state.base import KeyedBackend
+from checkdam.worker.channels import BARRIER, DATA, END, IDLE, WATERMARK, Input, Output
+from checkdam.worker.partition import Emit
+
+QUANTUM_NS: Final = 20_000_000
+"""After so long a step ends between two batches, so that control messages are looked at."""
+
+SLOW_CALL_NS: Final = 100_000_000
+"""A batch that took longer makes the next ones smaller."""
+
+FAST_CALL_NS: Final = 25_000_000
+"""A batch that took less lets the next ones grow again."""
+
+
+@dataclass
+class Exit:
+    """An edge that leaves the stage after the operator at `position`, for batches tagged `tag`."""
+
+    position: int
+    tag: str
+    emit: Emit
+    outputs: list[Output]
+
+
+@dataclass
+class Parts:
+    """What a subtask is put together from."""
+
+    stage: Stage
+    index: int
+    operators: list[Operator]
+    metrics: list[OperatorMetrics]
+    source: SourceOperator | None
+    backend: KeyedBackend | None
+    inputs: list[Input]
+    exits: list[Exit]
+    clock: Clock
+    aligned: bool
+    batch_records: int
+    on_barrier: Callable[[Subtask, int], None]
+    floor_ms: int = MIN_TIME
+    """The watermark up to which the restored state had been processed."""
+
+
+@dataclass
+class _Alignment:
+    checkpoint: int = 0
+    arrived: set[int] = field(default_factory=set)
+    started_ms: int = 0
+
+
+class Subtask:
+    """One subtask of one stage.
+
+    Attributes:
+        ended: All input has ended and everything has been handed on.
+        watermark_ms: The watermark of its input (of a source: what was read).
+        woken: Set from any thread when an operator wants to be polled.
+        alignment_ms: How long the last alignment took.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.stage = parts.stage
+        self.index = parts.index
+        self.operators = parts.operators
+        self.metrics = parts.metrics
+        self.source = parts.source
+        self.backend = parts.backend
+        self.inputs = parts.inputs
+        self.watermark_ms = MIN_TIME
+        self.ended = False
+        self.woken = False
+        self.alignment_ms = 0
+        self._exits = parts.exits
+        self._outputs: Sequence[Output] = [output for exit_ in parts.exits for output in exit_.outputs]
+        self._clock = parts.clock
+        self._floor_ms = parts.floor_ms
+        self._aligned = parts.aligned
+        self._on_barrier = parts.on_barrier
+        self._limit = self._most_records = parts.batch_records
+        self._running: Iterator[tuple[int, Batch]] | None = None
+        self._turn = 0
+        self._alignment = _Alignment()
+        self._aborted = 0
+        self._trigger = 0
+        self._marks = [MIN_TIME] * (len(parts.operators) + 1)
+        self._idle_sent = False
+        self._ending = False
+        self._pollers = [n for n, op in enumerate(self.operators) if type(op).poll is not Operator.poll]
+        self._timed = [n for n, op in enumerate(self.operators) if _overrides_processing_time(op)]
+        last = len(self.operators) - (0 if self.source is not None else 1)
+        # A source stage counts its source as position 0 and its operators from 1.
+        self._first = 0 if self.source is None else 1
+        self._main = [exit_ for exit_ in self._exits if exit_.position == last and not exit_.tag]
+        self._side = [exit_ for exit_ in self._exits if exit_ not in self._main]
+
+    # What the loop calls
+
+    def step(self) -> bool:
+        """Do one bounded piece of work; False if there is nothing to do now."""
+        if self._running is not None:
+            return self._drive()
+        if self._trigger:
+            self._pass_barrier(self._trigger)
+            self._trigger = 0
+            return True
+        if self.woken and self._ready():
+            self.woken = False
+            return self._begin(self._poll())
+        if self._timed and self._ready() and self._processing_time_due():
+            return self._begin(self._on_processing_time(self._clock.now_ms()))
+        if self.source is not None:
+            return self._step_source(self.source)
+        return self._step_inputs()
+
+    def trigger(self, checkpoint: int) -> None:
+        """Sources: pass barrier `checkpoint` before reading on."""
+        if checkpoint > self._aborted:
+            self._trigger = checkpoint
+
+    def abort(self, checkpoint: int) -> None:
+        """Checkpoints ≤ `checkpoint` are void: release what is held for them and ignore their barriers."""
+        self._aborted = max(self._aborted, checkpoint)
+        if self._trigger <= self._aborted:
+            self._trigger = 0
+        if self._alignment.checkpoint and self._alignment.checkpoint <= self._aborted:
+            self._release()
+
+    def next_due_ms(self) -> int | None:
+        """In how many ms `step` will have something to do without any message; `None`: not by time alone."""
+        if self._running is not None or not self._ready():
+            return None
+        waits = []
+        times = [self.operators[n].next_processing_time() for n in self._timed]
+        due = min((at for at in times if at is not None), default=None)
+        if due is not None:
+            waits.append(max(0, due - self._clock.now_ms()))
+        if self.source is not None:
+            wait = self.source.wait_ms()
+            if wait is not None:
+                waits.append(wait)
+            if not self._idle_sent and not self.source.idle:
+                waits.append(100)
+        return min(waits, default=None)
+
+    @property
+    def reached_ms(self) -> int:
+        """The watermark up to which the state has been processed, which a restore must not fall behind."""
+        return max(self._floor_ms, self.watermark_ms)
+
+    @property
+    def suspended(self) -> bool:
+        """Whether it waits for room in an output."""
+        return self._running is not None
+
+    def mark_of(self, operator: int) -> int:
+        """The watermark that the operator at `operator` was given last."""
+        return self._marks[operator]
+
+    def close(self) -> None:
+        """Close operators, source and backend, whatever state they are in."""
+        if self._running is not None and hasattr(self._running, "close"):
+            try:
+                self._running.close()
+            except Exception:
+                pass
+        for operator in self.operators:
+            try:
+                operator.close()
+            except Exception:
+                pass
+        if self.source is not None:
+            self.source.close()
+        if self.backend is not None:
+            self.backend.close()
+
+    # Sources
+
+    def _step_source(self, source: SourceOperator) -> bool:
+        if self.ended or not self._ready():
+            return False
+        if source.ended and not source.stopped:
+            waiting = self.watermark_ms == MAX_TIME and self._pending()
+            return not waiting and self._begin(self._end())
+        wait_ms = source.wait_ms()
+        if wait_ms == 0:
+            return self._begin(self._read(source))
+        return self._update_source_idleness(source)
+
+    def _read(self, source: SourceOperator) -> Iterator[tuple[int, Batch]]:
+        for batch in source.read(self._limit):
+            if batch.tag:
+                yield 0, batch
+            else:
+                yield from self._push(0, batch, 0)
+        mark = source.advance()
+        if mark > self.watermark_ms:
+            yield from self._advance(mark)
+
+    def _update_source_idleness(self, source: SourceOperator) -> bool:
+        mark = source.advance()
+        if mark > self.watermark_ms:
+            return self._begin(self._advance(mark))
+        if source.idle and not self._idle_sent:
+            self._send_idle()
+            return True
+        return False
+
+    # Inputs
+
+    def _step_inputs(self) -> bool:
+        inputs = self.inputs
+        ready = self._ready()
+        for offset in range(len(inputs)):
+            number = (self._turn + offset) % len(inputs)
+            channel = inputs[number]
+            if channel.held or not channel.queue:
+                continue
+            kind, value, _ = channel.queue[0]
+            if kind == BARRIER:
+                channel.queue.popleft()
+                self._on_barrier_in(number, value)
+                return True
+            if not ready:
+                continue
+            if kind == DATA:
+                if not self._accepts():
+                    continue
+                self._turn = (number + 1) % len(inputs)
+                return self._begin(self._push(0, channel.take_batch(self._limit), channel.port))
+            channel.queue.popleft()
+            return self._on_control(channel, kind, value)
+        if self._ending and ready and not self.ended and not self._pending():
+            return self._begin(self._end())
+        return False
+
+    def _on_control(self, channel: Input, kind: int, value: int) -> bool:
+        if kind == WATERMARK:
+            channel.idle = False
+            channel.watermark_ms = max(channel.watermark_ms, value)
+        elif kind == IDLE:
+            channel.idle = True
+        elif kind == END:
+            channel.ended = True
+            channel.idle = False
+            channel.watermark_ms = MAX_TIME
+            self._ending = all(other.ended for other in self.inputs)
+        active = [other.watermark_ms for other in self.inputs if not other.idle]
+        if not active:
+            if not self._idle_sent:
+                self._send_idle()
+            return True
+        mark = min(active)
+        if mark > self.watermark_ms:
+            return self._begin(self._advance(mark))
+        if self._idle_sent:
+            self._send_mark(self._marks[-1])
+        return True
+
+    def _on_barrier_in(self, number: int, checkpoint: int) -> None:
+        alignment = self._alignment
+        if checkpoint <= self._aborted or checkpoint < alignment.checkpoint:
+            return
+        if checkpoint > alignment.checkpoint:
+            self._release()
+            alignment = self._alignment = _Alignment(checkpoint, set(), self._clock.monotonic_ms())
+        alignment.arrived.add(number)
+        if self._aligned:
+            self.inputs[number].held = checkpoint
+        if len(alignment.arrived) == len(self.inputs):
+            self.alignment_ms = self._clock.monotonic_ms() - alignment.started_ms
+            self._pass_barrier(checkpoint)
+            self._release()
+
+    def _pass_barrier(self, checkpoint: int) -> None:
+        self._aborted = max(self._aborted, checkpoint)
+        self._on_barrier(self, checkpoint)
+        for output in self._outputs:
+            output.send_control(BARRIER, checkpoint)
+
+    def _release(self) -> None:
+        for channel in self.inputs:
+            channel.held = 0
+        self._alignment = _Alignment()
+
+    # Work, as iterators of (position, batch)
+
+    def _push(self, position: int, batch: Batch, port: int) -> Iterator[tuple[int, Batch]]:
+        """Run a batch through the operators from `position` on."""
+        if position == len(self.operators):
+            yield position + self._first - 1, batch
+            return
+        self.metrics[position + self._first].records_in += len(batch)
+        yield from self._flow(position, self.operators[position].process(batch, port))
+
+    def _flow(self, position: int, outputs: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
+        """Batches that the operator at `position` yields, sent on through those behind it."""
+        metrics = self.metrics[position + self._first]
+        for out in outputs:
+            metrics.records_out += len(out)
+            if out.tag:
+                yield position + self._first, out
+            else:
+                yield from self._push(position + 1, out, 0)
+
+    def _advance(self, mark: int) -> Iterator[tuple[int, Batch]]:
+        """Let the watermark run through the operators and on to the outputs."""
+        self.watermark_ms = mark
+        yield from self._advance_from(0, mark)
+
+    def _advance_from(self, position: int, mark: int) -> Iterator[tuple[int, Batch]]:
+        for number in range(position, len(self.operators)):
+            if mark <= self._marks[number]:
+                return
+            self._marks[number] = mark
+            operator = self.operators[number]
+            yield from self._flow(number, operator.on_watermark(mark))
+            mark = operator.output_watermark(mark)
+        if mark > self._marks[-1]:
+            self._marks[-1] = mark
+            self._send_mark(mark)
+
+    def _poll(self) -> Iterator[tuple[int, Batch]]:
+        for number in self._pollers:
+            operator = self.operators[number]
+            yield from self._flow(number, operator.poll())
+            yield from self._advance_from(number + 1, operator.output_watermark(self._marks[number]))
+
+    def _on_processing_time(self, now_ms: int) -> Iterator[tuple[int, Batch]]:
+        for number in self._timed:
+            due = self.operators[number].next_processing_time()
+            if due is not None and due <= now_ms:
+                yield from self._flow(number, self.operators[number].on_processing_time(now_ms))
+
+    def _end(self) -> Iterator[tuple[int, Batch]]:
+        """The end of input: the last watermark, what operators still have to say, then the end itself."""
+        if self.watermark_ms < MAX_TIME:
+            yield from self._advance(MAX_TIME)
+        if self._pending():
+            self._ending = True
+            return
+        for number, operator in enumerate(self.operators):
+            yield from self._flow(number, operator.on_end())
+        for output in self._outputs:
+            output.send_control(END, 0)
+        self.ended = True
+
+    # Helpers
+
+    def _begin(self, work: Iterator[tuple[int, Batch]]) -> bool:
+        self._running = work
+        self._drive()
+        return True
+
+    def _drive(self) -> bool:
+        """Pull from the running iterator while outputs have room; False if they had none at the start."""
+        running = self._running
+        assert running is not None  # noqa: S101
+        if not self._ready():
+            return False
+        began = time.perf_counter_ns()
+        now = began
+        try:
+            for position, batch in running:
+                self._emit(position, batch)
+                before, now = now, time.perf_counter_ns()
+                self._adapt(now - before)
+                if now - began > QUANTUM_NS or not self._ready():
+                    return True
+        except CheckdamError:
+            raise
+        except Exception as error:
+            raise user_error(self.stage.name, "(not known)", error) from error
+        finally:
+            self.metrics[0].busy_ns += time.perf_counter_ns() - began
+        self._adapt(time.perf_counter_ns() - now)
+        self._running = None
+        return True
+
+    def _adapt(self, took_ns: int) -> None:
+        if took_ns > SLOW_CALL_NS:
+            self._limit = max(16, self._limit // 2)
+        elif took_ns < FAST_CALL_NS and self._limit < self._most_records:
+            self._limit = min(self._most_records, self._limit * 2)
+
+    def _emit(self, position: int, batch: Batch) -> None:
+        if not batch.values:
+            return
+        if not batch.tag and self._main:
+            for exit_ in self._main:
+                exit_.emit(batch)
+        for exit_ in self._side:
+            if exit_.position == position and exit_.tag == batch.tag:
+                exit_.emit(batch)
+
+    def _ready(self) -> bool:
+        for output in self._outputs:
+            if output.pending:
+                return False
+        return True
+
+    def _accepts(self) -> bool:
+        return all(self.operators[n].accepts_input for n in self._pollers)
+
+    def _pending(self) -> bool:
+        return any(self.operators[n].has_pending() for n in self._pollers)
+
+    def _processing_time_due(self) -> bool:
+        now_ms = self._clock.now_ms()
+        for number in self._timed:
+            due = self.operators[number].next_processing_time()
+            if due is not None and due <= now_ms:
+                return True
+        return False
+
+    def _send_mark(self, mark: int) -> None:
+        self._idle_sent = False
+        for output in self._outputs:
+            output.send_control(WATERMARK, mark)
+
+    def _send_idle(self) -> None:
+        self._idle_sent = True
+        for output in self._outputs:
+            output.send_control(IDLE, 0)
+
+
+def _overrides_processing_time(operator: Operator) -> bool:
+    return type(operator).next_processing_time is not Operator.next_processing_time

@@ -1,0 +1,310 @@
+"""Three coordinators share a journal, and everything goes wrong: always one linear history.
+
+Each coordinator runs in a thread that stops before every storage operation until the test lets that one happen, with or
+without a fault. So hypothesis explores interleavings of single operations: pauses of any length, lost replies, writes
+that land later, clients' retries, copies, crashes, and entries that are deleted as soon as they are not the last
+(retention 0, blocks of 3 slots), so that no clock can help.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from enum import Enum
+
+from faulty import Fault, FaultyStorage
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from checkdam.checkpoint.entries import JournalEntry, decode_entry
+from checkdam.checkpoint.journal import Journal
+from checkdam.checkpoint.storage.memory import MemoryStorage
+from checkdam.core.errors import AlreadyExistsError, DeposedError, StorageError, UnknownOutcomeError
+
+BLOCK_SLOTS = 3
+PATIENCE_S = 20.0
+
+
+class Recording(MemoryStorage):
+    """Remembers the first content of every slot: the true history, whatever is deleted later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.history: dict[int, JournalEntry] = {}
+
+    def create(self, path: str, data: bytes) -> None:
+        super().create(path, data)
+        if path.startswith("journal/"):
+            seq = int(path.rsplit("/", 1)[1])
+            self.history.setdefault(seq, decode_entry(data, seq, path))
+
+
+class KilledError(BaseException):
+    """The process of this coordinator is gone."""
+
+
+class Then(Enum):
+    """How a coordinator goes on around its next write of the journal."""
+
+    SLEEP_BEFORE = "falls asleep before it"
+    SLEEP_AFTER = "falls asleep after it"
+    FINISH = "goes on without faults"
+    FAIL = "storage is away after it"
+
+
+class Coordinator:
+    """A journal in a thread of its own that does one storage operation at a time, when told to."""
+
+    def __init__(self, storage: Recording, late: list[tuple[str, bytes]]) -> None:
+        self.journal = Journal(
+            FaultyStorage(storage, self._before_operation, late),
+            retention_ms=0,
+            block_slots=BLOCK_SLOTS,
+            sleep=lambda seconds: None,
+        )
+        self.idle = True
+        self.dead = False
+        self.at = ("", "")
+        self._killed = False
+        self._unexpected: Exception | None = None
+        self._fault = Fault.NONE
+        self._go = threading.Semaphore(0)
+        self._parked = threading.Semaphore(0)
+
+    def begin(self, work: Callable[[], None]) -> None:
+        """Start `work` and run it up to its first storage operation."""
+        self.idle = False
+        threading.Thread(target=self._run, args=(work,), daemon=True).start()
+        self._wait()
+
+    def step(self, fault: Fault) -> None:
+        """Let the operation that it stands before happen, and run on to the next one."""
+        self._fault = fault
+        self._go.release()
+        self._wait()
+
+    def go_on(self, fault: Fault, then: Then) -> None:
+        """Run to the next write of the journal, let `fault` happen to that, and go on as `then` says."""
+        while not self.idle and not (self.at[0] in ("create", "delete") and self.at[1].startswith("journal/")):
+            self.step(Fault.NONE)
+        if self.idle or then is Then.SLEEP_BEFORE:
+            return
+        self.step(fault)
+        while not self.idle and then is not Then.SLEEP_AFTER:
+            self.step(Fault.ERROR if then is Then.FAIL else Fault.NONE)
+
+    def kill(self) -> None:
+        self.dead = True
+        if not self.idle:
+            self._killed = True
+            self.step(Fault.NONE)
+
+    def _wait(self) -> None:
+        assert self._parked.acquire(timeout=PATIENCE_S)
+        if self._unexpected is not None:
+            raise self._unexpected
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except KilledError:
+            pass
+        except DeposedError:
+            self.dead = True
+        except StorageError:
+            pass
+        except Exception as error:
+            self._unexpected = error
+        finally:
+            self.idle = True
+            self._parked.release()
+
+    def _before_operation(self, operation: str, path: str) -> Fault:
+        if self._killed:
+            raise KilledError
+        self.at = (operation, path)
+        self._parked.release()
+        self._go.acquire()
+        if self._killed:
+            raise KilledError
+        return self._fault
+
+
+INDEXES = st.integers(0, 2)
+FAULTS = st.sampled_from(Fault)
+THEN = st.sampled_from(Then)
+
+
+class JournalModel(RuleBasedStateMachine):
+    @initialize()
+    def begin(self) -> None:
+        self.storage = Recording()
+        self.late: list[tuple[str, bytes]] = []
+        self.coordinators: list[Coordinator | None] = [None, None, None]
+        self.committed: list[JournalEntry] = []
+        self.fences: list[JournalEntry] = []
+        self.failed: set[str] = set()
+        self.unsettled: dict[int, str] = {}
+        self.count = 0
+
+    def teardown(self) -> None:
+        for coordinator in getattr(self, "coordinators", []):
+            if coordinator is not None:
+                coordinator.kill()
+
+    def ready(self, choice: int) -> Coordinator | None:
+        """One of the coordinators that have an epoch, nothing to do, and do not know yet that they are deposed."""
+        living = [one for one in self.coordinators if one and one.idle and not one.dead and one.journal.epoch]
+        return living[choice % len(living)] if living else None
+
+    def asleep(self, choice: int) -> Coordinator | None:
+        """One of the coordinators that are in the middle of something."""
+        sleeping = [one for one in self.coordinators if one and not one.idle]
+        return sleeping[choice % len(sleeping)] if sleeping else None
+
+    @rule(index=INDEXES, fresh=st.booleans(), fault=FAULTS, then=THEN)
+    def start(self, index: int, fresh: bool, fault: Fault, then: Then) -> None:
+        before = self.coordinators[index]
+        if before is not None:
+            before.kill()
+        coordinator = self.coordinators[index] = Coordinator(self.storage, self.late)
+
+        def fence() -> None:
+            self.fences.append(coordinator.journal.fence(fresh))
+
+        coordinator.begin(fence)
+        coordinator.go_on(fault, then)
+
+    @rule(index=INDEXES, commits=st.integers(0, 7))
+    def take_over_and_work(self, index: int, commits: int) -> None:
+        self.start(index, False, Fault.NONE, Then.FINISH)
+        coordinator = self.coordinators[index]
+        assert coordinator is not None
+        for _ in range(commits):
+            self._begin_commit(coordinator)
+            coordinator.go_on(Fault.NONE, Then.FINISH)
+        coordinator.begin(lambda: [coordinator.journal.prune()])
+        coordinator.go_on(Fault.NONE, Then.FINISH)
+
+    @rule(index=INDEXES, fault=FAULTS, then=THEN)
+    def commit(self, index: int, fault: Fault, then: Then) -> None:
+        coordinator = self.ready(index)
+        if coordinator is not None:
+            self._begin_commit(coordinator)
+            coordinator.go_on(fault, then)
+
+    def _begin_commit(self, coordinator: Coordinator) -> None:
+        self.count += 1
+        coordinator.begin(lambda name=f"chk-{self.count}-1.1-0": self._commit(coordinator.journal, name))
+
+    def _commit(self, journal: Journal, name: str) -> None:
+        if journal.unsettled:
+            self._settle(journal)
+        try:
+            self.committed.append(journal.append("checkpoint", name, [name]))
+        except UnknownOutcomeError:
+            self.unsettled[id(journal)] = name
+            raise
+        except StorageError:
+            self.failed.add(name)
+            raise
+
+    def _settle(self, journal: Journal) -> None:
+        unsettled = self.unsettled[id(journal)]
+        settled = journal.settle()
+        if settled.kind == "fence":
+            self.failed.add(unsettled)
+        else:
+            self.committed.append(settled)
+
+    @rule(index=INDEXES, then=THEN)
+    def prune(self, index: int, then: Then) -> None:
+        coordinator = self.ready(index)
+        if coordinator is not None:
+            coordinator.begin(lambda: [coordinator.journal.prune()])
+            coordinator.go_on(Fault.NONE, then)
+
+    @rule(index=INDEXES, then=THEN)
+    def check_or_settle(self, index: int, then: Then) -> None:
+        coordinator = self.ready(index)
+        if coordinator is not None:
+            journal = coordinator.journal
+            coordinator.begin((lambda: self._settle(journal)) if journal.unsettled else journal.check)
+            coordinator.go_on(Fault.NONE, then)
+
+    @rule(index=INDEXES, fault=FAULTS, then=THEN)
+    def wake(self, index: int, fault: Fault, then: Then) -> None:
+        coordinator = self.asleep(index)
+        if coordinator is not None:
+            coordinator.step(fault)
+            coordinator.go_on(Fault.NONE, then)
+
+    @rule(index=INDEXES, faults=st.lists(FAULTS, min_size=1, max_size=12))
+    def several_steps(self, index: int, faults: list[Fault]) -> None:
+        coordinator = self.asleep(index)
+        for fault in faults:
+            if coordinator is not None and not coordinator.idle:
+                coordinator.step(fault)
+
+    @rule(index=INDEXES)
+    def kill(self, index: int) -> None:
+        coordinator = self.coordinators[index]
+        if coordinator is not None:
+            coordinator.kill()
+
+    @rule(choice=st.integers(0, 5))
+    def a_late_write_lands(self, choice: int) -> None:
+        if not self.late:
+            return
+        path, content = self.late.pop(choice % len(self.late))
+        try:
+            self.storage.create(path, content)
+        except AlreadyExistsError:
+            pass
+
+    @invariant()
+    def history_is_dense_and_every_decision_follows_its_own_epoch(self) -> None:
+        history = self.storage.history
+        assert sorted(history) == list(range(1, len(history) + 1))
+        for seq, entry in history.items():
+            before = history.get(seq - 1)
+            if entry.epoch != seq:
+                assert before is not None
+                assert entry.epoch == before.epoch
+            if entry.kind == "fence" and before is not None and not entry.fresh:
+                assert (entry.checkpoint, entry.retained) == (before.checkpoint, before.retained)
+                assert entry.decision == before.decision
+
+    @invariant()
+    def what_was_committed_stays_and_nobody_shares_a_slot(self) -> None:
+        history = self.storage.history
+        slots = [entry.seq for entry in self.committed]
+        assert len(set(slots)) == len(slots)
+        assert all(history[entry.seq].nonce == entry.nonce for entry in self.committed)
+
+    @invariant()
+    def every_epoch_is_one_coordinators(self) -> None:
+        history = self.storage.history
+        epochs = [fence.seq for fence in self.fences]
+        assert len(set(epochs)) == len(epochs)
+        assert all(history[fence.seq].nonce == fence.nonce and fence.epoch == fence.seq for fence in self.fences)
+
+    @invariant()
+    def what_failed_for_certain_never_appears(self) -> None:
+        assert not self.failed & {entry.checkpoint for entry in self.storage.history.values() if entry.kind != "fence"}
+
+    @invariant()
+    def a_new_reader_finds_the_last_entry(self) -> None:
+        history = self.storage.history
+        tail = Journal(self.storage, block_slots=BLOCK_SLOTS).tail()
+        assert tail == (history[len(history)] if history else None)
+
+
+JournalModel.TestCase.settings = settings(
+    max_examples=120,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestJournalModel = JournalModel.TestCase
