@@ -51,7 +51,7 @@ def kill_a_worker(folder: Path, job: subprocess.Popen[bytes]) -> None:
         try:
             state = ask(folder, "/v1/job")
             if (state["lastCheckpoint"] or {"id": 0})["id"] >= KILL_AFTER_CHECKPOINT:
-                pid = next(w["taskPid"] for w in ask(folder, "/v1/workers")["workers"] if w["index"] == 1)
+                pid = next(w["taskPid"] for w in ask(folder, "/v1/workers") if w["index"] == 1)
                 os.kill(pid, signal.SIGKILL)
                 print(f"demo: killed the task process of worker 1 (pid {pid}) with SIGKILL", file=sys.stderr)
                 return

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 
 import pytest
+
 from checkdam.connectors.base import SinkContext, TwoPhaseWriter
 from checkdam.connectors.callbacks import (
     CollectSink,

@@ -64,9 +64,20 @@ def play(run: FunctionRun, steps: list[Step], draw: Any) -> Counter[Any]:
         if draw(st.integers(0, 3)) == 0:
             run.restore()
     run.watermark(MAX_TIME)
-    assert run.backend.size_hint() == 0, "state is left behind"
+    assert not left_behind(run)
     run.close()
     return Counter(run.outputs)
+
+
+def left_behind(run: FunctionRun) -> list[Any]:
+    """What the join still keeps for keys 0 and 1, as far as can be seen from outside."""
+    found: list[Any] = []
+    for spec in run.operator.tables():  # type: ignore[attr-defined]
+        if spec.kind == "map":
+            found += [entry for key in (0, 1) for entry in run.backend.map_table(spec).items(key)]
+        else:
+            found += run.backend.table(spec).namespaces()
+    return found
 
 
 def interval_model(steps: list[Step], lower: int, upper: int) -> Counter[Any]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from window_harness import OperatorRun, Row
 
 from checkdam.core.batch import MAX_TIME, MIN_TIME
-from checkdam.operators import panes
+from checkdam.operators import panes, sessions
 from checkdam.operators.aggregators import Aggregator, collect, combined, count, sum_of
 from checkdam.operators.assigners import Sliding, Tumbling, WindowResult
 from checkdam.operators.sessions import SessionWindowOperator
@@ -68,15 +68,15 @@ class SessionModel:
     def batch(self, rows: list[Row]) -> Counter[Any]:
         changed: set[int] = set()
         for key, time, value in rows:
-            sessions = self.sessions.setdefault(key, [])
-            touched = [s for s in sessions if any(abs(time - other) <= self.gap_ms for other, _ in s)]
+            known = self.sessions.setdefault(key, [])
+            touched = [s for s in known if any(abs(time - other) <= self.gap_ms for other, _ in s)]
             if not touched and time + self.gap_ms - 1 + self.lateness_ms <= self.watermark_ms:
                 self.late += 1
                 continue
             merged = [record for session in touched for record in session] + [(time, value)]
-            self.sessions[key] = [s for s in sessions if s not in touched] + [merged]
+            self.sessions[key] = [s for s in known if s not in touched] + [merged]
             changed.add(id(merged))
-        everything = [(key, s) for key, sessions in self.sessions.items() for s in sessions]
+        everything = [(key, s) for key, known in self.sessions.items() for s in known]
         return Counter(
             self.result(key, s) for key, s in everything if id(s) in changed and self.last(s) <= self.watermark_ms
         )
@@ -84,9 +84,9 @@ class SessionModel:
     def watermark(self, watermark_ms: int) -> Counter[Any]:
         before, self.watermark_ms = self.watermark_ms, max(self.watermark_ms, watermark_ms)
         fired: Counter[Any] = Counter()
-        for key, sessions in self.sessions.items():
-            fired.update(self.result(key, s) for s in sessions if before < self.last(s) <= self.watermark_ms)
-            sessions[:] = [s for s in sessions if self.last(s) + self.lateness_ms > self.watermark_ms]
+        for key, known in self.sessions.items():
+            fired.update(self.result(key, s) for s in known if before < self.last(s) <= self.watermark_ms)
+            known[:] = [s for s in known if self.last(s) + self.lateness_ms > self.watermark_ms]
         return fired
 
     def last(self, session: list[tuple[int, int]]) -> int:
@@ -105,6 +105,7 @@ def rows_between(low: int, high: int) -> st.SearchStrategy[list[Row]]:
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("batch"), rows_between(-20, 60)),
+        st.tuples(st.just("batch"), rows_between(-20, 60).map(lambda rows: sorted(rows, key=lambda row: row[1]))),
         st.tuples(st.just("near"), st.integers(-20, 10).flatmap(lambda at: rows_between(at, at + 4))),
         st.tuples(st.just("watermark"), st.integers(-20, 80)),
         st.tuples(st.just("restore"), st.integers(0, 30)),
@@ -153,12 +154,21 @@ def test_windows_equal_a_model_of_single_records(
     check_against(model, run, steps)
 
 
-@given(steps=STEPS, gap_ms=st.integers(1, 15), lateness_ms=st.sampled_from([0, 0, 1, 6, 25]))
-@settings(max_examples=150, deadline=None)
-def test_sessions_equal_a_model_of_single_records(steps: list[Step], gap_ms: int, lateness_ms: int) -> None:
+@given(
+    steps=STEPS,
+    gap_ms=st.integers(1, 15),
+    lateness_ms=st.sampled_from([0, 0, 1, 6, 25]),
+    part_records=st.sampled_from([0, 100]),
+)
+@settings(max_examples=200, deadline=None)
+def test_sessions_equal_a_model_of_single_records(
+    steps: list[Step], gap_ms: int, lateness_ms: int, part_records: int
+) -> None:
     model = SessionModel(gap_ms, lateness_ms)
-    run = OperatorRun(lambda: SessionWindowOperator("w", gap_ms, sum_of(), lateness_ms, "late"))
-    check_against(model, run, steps)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions, "_PART_RECORDS", part_records)
+        run = OperatorRun(lambda: SessionWindowOperator("w", gap_ms, sum_of(), lateness_ms, "late"))
+        check_against(model, run, steps)
 
 
 @given(

@@ -80,7 +80,5 @@ class OperatorRun:
         self.backend = HashMapBackend(range(KEY_GROUPS), KEY_GROUPS, Path("unused"), clock=self.clock)
         if files:
             self.backend.restore(files)
-        context = OperatorContext(
-            "w", 0, 1, self.backend, self.clock, self.metrics, "1.1", floor, self._wake
-        )
+        context = OperatorContext("w", 0, 1, self.backend, self.clock, self.metrics, "1.1", floor, self._wake)
         self.operator.open(context, own)

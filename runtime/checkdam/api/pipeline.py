@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from checkdam.api.stream import Stream
@@ -124,11 +125,17 @@ class Pipeline:
             ValueTypeError: A type of a value cannot cross processes.
         """
         node_id = self._new_id(kind, name)
-        if make is not None and state is None:
-            tables: Callable[[], list[TableSpec]] = getattr(make(node_id), "tables", list)
-            state = {spec.name: f"{spec.kind}:{spec.serde.name}" for spec in tables()}
-        factory = None if make is None else (lambda: make(node_id))
-        self._nodes[node_id] = Node(node_id, kind, factory, source, keyed, state or {}, two_phase, name is not None)
+        factory, starts_stage = None, False
+        if make is not None:
+            factory = partial(make, node_id)
+            trial = factory()
+            starts_stage = type(trial).accepts_input is not Operator.accepts_input
+            if state is None:
+                tables: Callable[[], list[TableSpec]] = getattr(trial, "tables", list)
+                state = {spec.name: f"{spec.kind}:{spec.serde.name}" for spec in tables()}
+        self._nodes[node_id] = Node(
+            node_id, kind, factory, source, keyed, state or {}, two_phase, name is not None, starts_stage
+        )
         for feed in feeds:
             for producer in feed.producers:
                 serde = serde_for(feed.value_type, f"the output of operator `{producer.node}`", self.allow_pickle)

@@ -85,6 +85,7 @@ class GeneratorSource(Source[Any]):
     """
 
     can_reserve = True
+    concurrent = True
 
     def __init__(
         self,
@@ -260,7 +261,7 @@ class _GeneratorReader(SplitReader[Any]):
 
 
 class RateLimiter:
-    """Grants records at a steady rate. What was not taken in time lapses, save for 50 ms worth of it.
+    """Grants records at a steady rate. What was not taken in time lapses, save for 50 ms worth of it and one record.
 
     Args:
         rate_per_second: How many records a second.
@@ -269,7 +270,8 @@ class RateLimiter:
 
     def __init__(self, rate_per_second: float, clock: Clock) -> None:
         self._per_ms = rate_per_second / 1_000
-        self._most = max(1.0, rate_per_second * _BURST_S)
+        # One more than lapses, or a rate below one record in 50 ms would lose what comes between two calls.
+        self._most = 1 + rate_per_second * _BURST_S
         self._clock = clock
         self._last_ms = clock.monotonic_ms()
         self._granted = 0.0

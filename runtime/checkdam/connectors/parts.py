@@ -166,7 +166,7 @@ def commit_parts(parts: Iterable[Committable]) -> None:
             sync_folder(folder)
     # Only now: a crash of the machine must not find the hidden name gone and the final one not yet there.
     for part in parts:
-        with contextlib.suppress(FileNotFoundError), _writing(part.pending):
+        with _writing(part.pending), contextlib.suppress(FileNotFoundError):
             os.unlink(part.pending)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import types
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import msgspec
@@ -36,7 +37,8 @@ def dictionaries(names: Sequence[str]) -> Callable[[Columns], list[Any]]:
     if len(keys) == 1:
         (key,) = keys
         return lambda columns: [{key: value} for value in columns[0]]
-    return lambda columns: [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+    # All of it in C: a comprehension would call zip with keyword arguments for each row.
+    return lambda columns: list(map(dict, map(zip, repeat(keys), zip(*columns, strict=True))))
 
 
 def record_type(declared: Any) -> RecordType:

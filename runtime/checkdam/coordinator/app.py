@@ -162,9 +162,14 @@ class _Coordinator:
         signals = _Signals(job, config.stop_on_signal)
         deposed = False
         try:
-            signals.install()
             control = await job.server.start(config.host, config.control_port)
             self._publish(control, await api.start(config.host, config.http_port))
+        except OSError as error:
+            await job.server.close()
+            await api.close()
+            raise CheckdamError(f"the coordinator cannot listen on `host` {config.host}: {error}") from error
+        try:
+            signals.install()
             outcome = await job.run()
             await self._records.flush()
             return outcome

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from checkdam.checkpoint.manifest import FORMAT_VERSION, CheckpointManifest, SourceSnapshot
+from checkdam.connectors.base import Split
 from checkdam.coordinator.compatibility import check_compatible
 from checkdam.coordinator.ledger import Base, Notes
 from checkdam.coordinator.records import Records
@@ -23,7 +24,7 @@ from checkdam.coordinator.reservations import Reservations
 from checkdam.coordinator.splits import Enumerator
 from checkdam.coordinator.threads import SerialThread
 from checkdam.core.clock import Clock
-from checkdam.core.errors import CorruptCheckpointError, PipelineError
+from checkdam.core.errors import CheckdamError, CorruptCheckpointError, PipelineError
 from checkdam.graph.model import Graph
 from checkdam.graph.plan import fingerprint, operator_infos
 from checkdam.spec import StreamJob
@@ -151,7 +152,7 @@ class Bootstrap:
         Raises:
             CheckpointError: It is damaged or does not fit; says what to do.
             StorageError, DeposedError: The journal could not be read or written.
-            Exception: What a source raised while looking for splits.
+            PipelineError: A source could not find its splits.
         """
         records = self._records
         base = await self._journalled()
@@ -194,8 +195,7 @@ class Bootstrap:
         for source_id, enumerator in self._enumerators.items():
             known = manifest.sources.get(source_id)
             if known is None:
-                splits = enumerator.source.splits
-                enumerator.found(await self._discovery.run(splits, self._plan.job.spec.parallelism))
+                enumerator.found(await self._splits(enumerator))
                 known = enumerator.snapshot()
                 manifest = msgspec.structs.replace(manifest, final=False)
                 _log.info("source `%s` has %d splits", source_id, len(known.seen))
@@ -203,6 +203,15 @@ class Bootstrap:
         manifest = msgspec.structs.replace(manifest, sources=sources)
         await self._records.commit(self._folder(manifest), manifest, "checkpoint", notes)
         return Base(self._folder(manifest), manifest)
+
+    async def _splits(self, enumerator: Enumerator) -> list[Split]:
+        try:
+            return await self._discovery.run(enumerator.source.splits, self._plan.job.spec.parallelism)
+        except CheckdamError:
+            raise
+        except Exception as error:
+            # A user's own source: whatever it raises, it is the reason why the job cannot start.
+            raise PipelineError(f"source `{enumerator.source_id}` cannot find its splits: {error!r}") from error
 
     def _folder(self, manifest: CheckpointManifest) -> str:
         return self._records.folder(manifest.id, AttemptId(manifest.epoch, manifest.attempt))

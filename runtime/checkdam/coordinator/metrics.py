@@ -7,7 +7,7 @@ Prometheus expects a counter to restart. Units are in the names: seconds, bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry
@@ -104,7 +104,7 @@ def _of_checkpoints(job: Job, job_id: str) -> Iterator[Metric]:
 
 def _of_operators(operators: list[OperatorView], job_id: str) -> Iterator[Metric]:
     labels = (*_JOB, "operator")
-    counters = (
+    counters: tuple[tuple[str, str, Callable[[OperatorView], float]], ...] = (
         ("records_in", "Records that an operator was given, in this attempt.", lambda view: view.records_in),
         ("records_out", "Records that an operator has yielded, in this attempt.", lambda view: view.records_out),
         ("late_records", "Records that came too late for their window.", lambda view: view.late_records),
@@ -129,7 +129,7 @@ def _of_operators(operators: list[OperatorView], job_id: str) -> Iterator[Metric
 
 def _of_workers(workers: list[WorkerView], job_id: str) -> Iterator[Metric]:
     labels = (*_JOB, "worker")
-    gauges = (
+    gauges: tuple[tuple[str, str, Callable[[WorkerView], float]], ...] = (
         ("connected", "1 while the worker is connected.", lambda view: float(view.connected)),
         ("resident_memory_bytes", "Memory of the worker's task process.", lambda view: view.rss_bytes),
         ("state_entries", "Entries of keyed state that the worker holds, about.", lambda view: view.state_entries),

@@ -18,7 +18,7 @@ JobState = Literal[
 all input has ended. STOPPING: a stop was asked for."""
 
 
-class FailureView(msgspec.Struct, frozen=True):
+class FailureView(msgspec.Struct, frozen=True, rename="camel"):
     """Why an attempt failed.
 
     Attributes:

@@ -81,6 +81,7 @@ class Node:
         state: table name → serde name, as far as it is known before running; part of the fingerprint.
         two_phase: Whether it is a sink that commits with checkpoints.
         named: Whether the user chose the id.
+        starts_stage: Whether it must not be chained to what is before it: it may refuse input for a while.
     """
 
     id: str
@@ -91,6 +92,7 @@ class Node:
     state: dict[str, str] = field(default_factory=dict)
     two_phase: bool = False
     named: bool = False
+    starts_stage: bool = False
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ def _is_chained(graph: Graph, edge: Edge) -> bool:
     return (
         edge.partition is Partition.FORWARD
         and not edge.tag
+        and not graph.nodes[edge.target].starts_stage
         and len(graph.inputs(edge.target)) == 1
         and sum(not other.tag for other in graph.outputs(edge.source)) == 1
     )

@@ -101,12 +101,14 @@ class _Base:
 
     def _tell_news(self, job: dict[str, Any]) -> None:
         """Say once what happened since: a restored checkpoint, a failure."""
-        if job.get("restoredFrom") and not self._restored_told:
+        if not self._restored_told:
             self._restored_told = True
-            self.say(f"going on from {job['restoredFrom']}")
-        failure = job.get("lastFailure")
-        if failure and failure["timeMs" if "timeMs" in failure else "time_ms"] != self._failure_told:
-            self._failure_told = failure["timeMs" if "timeMs" in failure else "time_ms"]
+            # Checkpoint 0 is the beginning.
+            if job["restoredFrom"] and "/chk-0-" not in f"/{job['restoredFrom']}":
+                self.say(f"going on from {job['restoredFrom']}")
+        failure = job["lastFailure"]
+        if failure and failure["timeMs"] != self._failure_told:
+            self._failure_told = failure["timeMs"]
             worker = "" if failure["worker"] is None else f"worker {failure['worker']}: "
             self.say(f"attempt {job['epoch']}.{job['attempt']} failed: {worker}{failure['error']}")
 
@@ -135,11 +137,11 @@ class PlainDisplay(_Base):
         if job["state"] == self._state and now < self._next_s:
             return
         self._state, self._next_s = job["state"], now + PLAIN_EVERY_S
-        operators = _rows(await api.get("/v1/operators"), "operators")
+        operators = await api.get("/v1/operators") or []
         read = sum(operator["recordsOut"] for operator in operators if operator["kind"] == "source")
         rate = self._rates.update("sources", read, now)
         last = job.get("lastCheckpoint")
-        checkpoint = "none" if last is None else f"{last['id']} ({format_ms(_field(last, 'durationMs') or 0)})"
+        checkpoint = "none" if last is None else f"{last['id']} ({format_ms(last['durationMs'] or 0)})"
         self.say(
             f"{job['state']} attempt {job['epoch']}.{job['attempt']}, {read:,} records read, {rate:,.0f}/s, "
             f"checkpoint {checkpoint}, restarts {job['restarts']}"
@@ -172,8 +174,8 @@ class LiveDisplay(_Base):
         if job is None:
             return
         self._tell_news(job)
-        operators = _rows(await api.get("/v1/operators"), "operators")
-        checkpoints = _rows(await api.get("/v1/checkpoints"), "checkpoints")
+        operators = await api.get("/v1/operators") or []
+        checkpoints = await api.get("/v1/checkpoints") or []
         self._live.update(Group(self._headline(job), self._operators(operators), self._checkpoints(checkpoints)))
 
     def _headline(self, job: dict[str, Any]) -> Text:
@@ -206,12 +208,12 @@ class LiveDisplay(_Base):
             table.add_column(heading, justify="left" if heading == "status" else "right")
         newest = sorted(checkpoints, key=lambda checkpoint: checkpoint["id"])[-CHECKPOINTS_SHOWN:]
         for checkpoint in newest:
-            duration_ms = _field(checkpoint, "durationMs")
+            duration_ms = checkpoint["durationMs"]
             table.add_row(
                 str(checkpoint["id"]),
                 str(checkpoint["status"]),
                 "" if duration_ms is None else format_ms(duration_ms),
-                show_bytes(_field(checkpoint, "sizeBytes") or 0),
+                show_bytes(checkpoint["sizeBytes"] or 0),
             )
         return table
 
@@ -241,13 +243,3 @@ def show_bytes(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
-
-
-def _rows(answer: Any, name: str) -> list[dict[str, Any]]:
-    if isinstance(answer, dict):
-        answer = answer.get(name, [])
-    return answer if isinstance(answer, list) else []
-
-
-def _field(record: dict[str, Any], camel: str) -> Any:
-    return record.get(camel)

@@ -162,7 +162,7 @@ class _Run:
     def _replace_lost_workers(
         self, answer: object, missing_since: dict[int, float], now: float, timeout_s: float
     ) -> None:
-        workers = answer.get("workers", []) if isinstance(answer, dict) else []
+        workers = answer if isinstance(answer, list) else []
         connected = {worker["index"] for worker in workers if worker.get("connected")}
         for index, kept in enumerate(self.workers):
             if not workers or index in connected or kept.pid is None or now - kept.started_at < timeout_s:

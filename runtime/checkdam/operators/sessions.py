@@ -11,6 +11,7 @@ costs one timer per gap, not one per record.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import compress
 from types import GenericAlias
@@ -31,6 +32,9 @@ _Session = tuple[int, int, bool, Any]
 """(start, end, fired, accumulator)"""
 
 _Sessions = tuple[_Session, ...]
+
+_PART_RECORDS = 64
+"""A batch longer than a gap is cut into parts only if these hold about so many records or more."""
 
 
 class SessionWindowOperator(Operator):
@@ -95,11 +99,11 @@ class SessionWindowOperator(Operator):
         distinct = set(keys)
         cells: dict[Any, _Sessions] = self._table.cells(0, distinct)
         late = None
-        one_cluster = max(times) - min(times) <= self._gap_ms
-        if one_cluster and self._kept_until(min(times) + self._gap_ms) > self._progress.high_ms:
-            unsettled = self._fold_clusters(cells, batch)
-        else:
-            unsettled = set()
+        unsettled: set[Any] = set()
+        parts = [] if self._kept_until(min(times) + self._gap_ms) <= self._progress.high_ms else self._cut(batch, times)
+        for part in parts:
+            self._fold_part(cells, part, unsettled)
+        if not parts:
             in_time = self._fold_records(cells, batch, unsettled)
             _, late = split_late(batch, in_time, self._late_tag, self._metrics)
         results = self._settle(cells, unsettled)
@@ -123,44 +127,60 @@ class SessionWindowOperator(Operator):
             if results is not None:
                 yield results
 
-    def _fold_clusters(self, cells: dict[Any, _Sessions], batch: Batch) -> set[Any]:
-        """Add a batch that spans at most one gap, and in which nothing is late, at a cost per key rather than per record.
+    def _cut(self, batch: Batch, times: list[int]) -> list[Batch]:
+        """The batch in parts of at most one gap each; none where these would be too many or out of order."""
+        span_ms = max(times) - min(times)
+        if span_ms <= self._gap_ms:
+            return [batch]
+        if span_ms // self._gap_ms * _PART_RECORDS > len(batch) or sorted(times) != times:
+            return []
+        parts = []
+        begin = 0
+        while begin < len(times):
+            end = bisect_right(times, times[begin] + self._gap_ms, begin)
+            parts.append(batch.slice(begin, end))
+            begin = end
+        return parts
 
-        All records of a key then touch each other. Where they touch the key's only session, or where the key has none,
-        they are folded as a whole; records of other keys go one by one.
+    def _fold_part(self, cells: dict[Any, _Sessions], part: Batch, unsettled: set[Any]) -> None:
+        """Add records within one gap, none of them late, at a cost per key rather than per record.
 
-        Returns:
-            The keys to settle.
+        All records of a key touch each other. Where they touch the key's only session, or where the key has none, they
+        are folded as a whole; records of other keys go one by one. The keys to settle are added to `unsettled`.
         """
-        keys, times = keys_of(batch, self._id), times_of(batch, self._id)
+        keys, times, values = keys_of(part, self._id), times_of(part, self._id), part.values
         gap_ms = self._gap_ms
         first, last = _first_and_last(keys, times)
         accs: dict[Any, Any] = {}
         others: set[Any] = set()
-        unsettled: set[Any] = set()
-        for key in last:
-            sessions = cells.get(key, ())
+        for key, last_ms in last.items():
+            sessions = cells.get(key)
             if not sessions:
                 unsettled.add(key)
-            elif len(sessions) == 1 and sessions[0][0] <= last[key] + gap_ms and first[key] <= sessions[0][1]:
-                accs[key] = sessions[0][3]
-                if sessions[0][2]:
-                    unsettled.add(key)
-            else:
+                continue
+            start, end, fired, acc = sessions[0]
+            if len(sessions) > 1 or start > last_ms + gap_ms or first[key] > end:
                 others.add(key)
-        values = batch.values
+                continue
+            accs[key] = acc
+            if fired:
+                unsettled.add(key)
         if others:
             chosen = [key in others for key in keys]
-            self._fold_records(cells, batch.take(list(compress(range(len(batch)), chosen))), unsettled)
+            self._fold_records(cells, part.take(list(compress(range(len(part)), chosen))), unsettled)
             keys = [key for key in keys if key not in others]
             values = [value for value, other in zip(values, chosen, strict=True) if not other]
         fold_batch(self._id, self._aggregator.fold, accs, keys, values)
         for key, acc in accs.items():
-            start, end = first[key], last[key] + gap_ms
-            if sessions := cells.get(key, ()):
-                start, end = min(start, sessions[0][0]), max(end, sessions[0][1])
-            cells[key] = ((start, end, False, acc),)
-        return unsettled
+            first_ms, end_ms = first[key], last[key] + gap_ms
+            sessions = cells.get(key)
+            if sessions:
+                start, end, _, _ = sessions[0]
+                if start < first_ms:
+                    first_ms = start
+                if end > end_ms:
+                    end_ms = end
+            cells[key] = ((first_ms, end_ms, False, acc),)
 
     def _fold_records(self, cells: dict[Any, _Sessions], batch: Batch, unsettled: set[Any]) -> list[bool]:
         """Add records one by one.
@@ -170,16 +190,28 @@ class SessionWindowOperator(Operator):
         """
         records = Records(batch.values)
         keys, times = keys_of(batch, self._id), times_of(batch, self._id)
+        add, gap_ms = self._aggregator.add, self._gap_ms
+        in_time = []
         try:
-            return [
-                self._fold_record(cells, key, time, value, unsettled)
-                for key, time, value in zip(keys, times, records, strict=True)
-            ]
+            for key, time, value in zip(keys, times, records, strict=True):
+                sessions = cells.get(key)
+                if sessions:
+                    start, end, fired, acc = sessions[-1]
+                    if start <= time <= end:
+                        # The usual case: it can touch no session but the last, and prolongs it.
+                        session = (start, end if end > time + gap_ms else time + gap_ms, False, add(acc, value))
+                        cells[key] = (*sessions[:-1], session)
+                        if fired:
+                            unsettled.add(key)
+                        in_time.append(True)
+                        continue
+                in_time.append(self._fold_record(cells, key, time, value, unsettled))
         except Exception as error:
             raise user_error(self._id, records.current(), error) from error
+        return in_time
 
     def _fold_record(self, cells: dict[Any, _Sessions], key: Any, time: int, value: Any, unsettled: set[Any]) -> bool:
-        """Add a record; `False` if it is late."""
+        """Add a record wherever it belongs; `False` if it is late."""
         start, end = time, time + self._gap_ms
         sessions = cells.get(key, ())
         touched = [session for session in sessions if session[0] <= end and start <= session[1]]

@@ -147,9 +147,9 @@ class SourceOperator:
         return max(0, self._not_before_ms - self._clock.monotonic_ms())
 
     def read(self, max_records: int) -> Iterator[Batch]:
-        """Read on, taking turns among the splits: at most one batch, and side outputs."""
-        for _ in range(len(self._active)):
-            self._turn = (self._turn + 1) % len(self._active)
+        """Read on, in the first split or taking turns among those of a concurrent source: at most one batch, and side outputs."""
+        for _ in range(len(self._active) if self._source.concurrent else 1):
+            self._turn = (self._turn + 1) % len(self._active) if self._source.concurrent else 0
             active = self._active[self._turn]
             if self._at_most_once and not self._may_read(active):
                 continue
@@ -179,7 +179,11 @@ class SourceOperator:
             quiet_since = None
             if self._strategy.idle_after_ms is not None:
                 quiet_since = self._clock.monotonic_ms() - self._strategy.idle_after_ms
-            live = [a.watermark.watermark_ms for a in self._active if quiet_since is None or a.last_record_ms > quiet_since]
+            # Splits that were given out but not begun are later than the first where the source orders them in time.
+            source = self._source
+            one_by_one = source.splits_ordered_in_time and not source.concurrent
+            counted = self._active[:1] if one_by_one else self._active
+            live = [a.watermark.watermark_ms for a in counted if quiet_since is None or a.last_record_ms > quiet_since]
             if live:
                 self.watermark_ms = max(self.watermark_ms, min(live))
         return self.watermark_ms

@@ -6,7 +6,7 @@ rows *by column*: encoding and compressing a column at once is several times fas
 
 ::
 
-    block   = group u16 | section u16 | length u32 | zstd( MessagePack [heads, counts, keys, times, values] )
+    block   = group u16 | section u16 | length u32 | zstd( MessagePack [heads, counts, keys, times, values, deleted] )
 
 Numbers are big-endian; `section` is an index into the tables of `state.json`, followed by its timers. Rows come in runs
 that share a head: in value tables the head is the namespace and the keys are keys; in map tables the head is the key
@@ -46,13 +46,15 @@ class Block(msgspec.Struct, array_like=True):
         keys: `encode_keys`.
         times: `pack_ints`.
         values: `Serde.encode_many`, or `pack_ints`.
+        deleted: The rows are deleted ones: an addition to a database that may hold them. Tables have no times and values then.
     """
 
     heads: bytes
     counts: bytes
     keys: bytes
-    times: bytes
-    values: bytes
+    times: bytes = b""
+    values: bytes = b""
+    deleted: bool = False
 
 
 def pack_ints(numbers: Iterable[int]) -> bytes:

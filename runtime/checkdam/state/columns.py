@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator
 from itertools import chain, islice
 from typing import Any, Final
 
+import msgspec
+
 from checkdam.core.keys import decode_keys, encode_keys
 from checkdam.state.base import Key, TableSpec
 from checkdam.state.blocks import BLOCK_ROWS, Block, pack_ints, unpack_ints
@@ -42,12 +44,19 @@ def encode_rows(part: list[Run], cells: list[Any], spec: TableSpec, now_ms: int)
         times, values = pack_ints([cell[1] for cell in cells]), [cell[0] for cell in cells]
     else:
         times, values = pack_ints([now_ms]) * len(cells), cells
+    return msgspec.structs.replace(_heads_and_keys(part), times=times, values=spec.serde.encode_many(values))
+
+
+def encode_deletions(part: list[Run]) -> Block:
+    """The rows of `part`, as deleted ones."""
+    return msgspec.structs.replace(_heads_and_keys(part), deleted=True)
+
+
+def _heads_and_keys(part: list[Run]) -> Block:
     return Block(
         encode_keys([head for head, _ in part]),
         pack_ints([len(keys) for _, keys in part]),
         encode_keys(list(chain.from_iterable([keys for _, keys in part]))),
-        times,
-        spec.serde.encode_many(values),
     )
 
 
@@ -59,11 +68,31 @@ def decode_rows(block: Block, spec: TableSpec) -> Iterator[tuple[Any, list[tuple
     """
     values = spec.serde.decode_many(block.values)
     cells = list(zip(values, unpack_ints(block.times), strict=True)) if spec.ttl_ms else values
-    rows = list(zip(decode_keys(block.keys), cells, strict=True))
+    return _runs(block, list(zip(decode_keys(block.keys), cells, strict=True)))
+
+
+def decode_deletions(block: Block) -> Iterator[Run]:
+    """Each head with the keys that were deleted: the inverse of `encode_deletions`."""
+    return _runs(block, decode_keys(block.keys))
+
+
+def _runs(block: Block, rows: list[Any]) -> Iterator[tuple[Any, list[Any]]]:
     at = 0
     for head, count in zip(decode_keys(block.heads), unpack_ints(block.counts), strict=True):
         yield head, rows[at : at + count]
         at += count
+
+
+def encode_timers(timers: list[tuple[int, Key, int]], deleted: bool = False) -> Iterator[Block]:
+    """Timers as (time, key, namespace)."""
+    for start in range(0, len(timers), BLOCK_ROWS):
+        times, keys, namespaces = zip(*timers[start : start + BLOCK_ROWS], strict=True)
+        yield Block(b"", b"", encode_keys(list(keys)), pack_ints(times), pack_ints(namespaces), deleted)
+
+
+def decode_timers(block: Block) -> Iterator[tuple[int, Key, int]]:
+    """The inverse of `encode_timers`."""
+    return zip(unpack_ints(block.times), decode_keys(block.keys), unpack_ints(block.values), strict=True)
 
 
 def estimated_total(containers: Collection[Any]) -> int:

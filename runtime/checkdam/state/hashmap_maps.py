@@ -8,11 +8,19 @@ from itertools import islice
 from typing import Any
 
 from checkdam.core.clock import Clock
-from checkdam.core.keys import KeyGroups, decode_keys, encode_keys
+from checkdam.core.keys import KeyGroups
 from checkdam.state.base import Key, TableSpec
-from checkdam.state.blocks import BLOCK_ROWS, Block, pack_ints, unpack_ints
-from checkdam.state.columns import Run, cut_runs, decode_rows, encode_rows, estimated_total
-from checkdam.state.hashmap_values import PORTION
+from checkdam.state.blocks import Block
+from checkdam.state.columns import (
+    Run,
+    cut_runs,
+    decode_rows,
+    decode_timers,
+    encode_rows,
+    encode_timers,
+    estimated_total,
+)
+from checkdam.state.hashmap_values import WALK_CELLS
 from checkdam.state.submap import SubMap
 from checkdam.state.timer_heap import TimerHeap
 from checkdam.state.walks import PacedWalk
@@ -123,14 +131,14 @@ class HashMapMapTable:
             if held is None:
                 continue
             subkeys = iter(list(held.entries))
-            while portion := list(islice(subkeys, PORTION)):
+            while portion := list(islice(subkeys, WALK_CELLS)):
                 expired_ms = self._expired_ms()
                 for subkey in portion:
                     cell = held.entries.get(subkey)
                     if cell is not None and cell[1] <= expired_ms:
                         held.remove(subkey)
                 looked_at += len(portion)
-                if looked_at >= PORTION:
+                if looked_at >= WALK_CELLS:
                     looked_at = 0
                     yield
             if not held.entries and self._maps.get(key) is held:
@@ -187,14 +195,9 @@ class HashMapTimers:
 
     def blocks(self, timers: list[tuple[int, Key, int]]) -> Iterator[Block]:
         """The timers of one key group."""
-        for start in range(0, len(timers), BLOCK_ROWS):
-            times, keys, namespaces = zip(*timers[start : start + BLOCK_ROWS], strict=True)
-            yield Block(b"", b"", encode_keys(list(keys)), pack_ints(times), pack_ints(namespaces))
+        return encode_timers(timers)
 
     def load_block(self, block: Block) -> None:
         """Add the timers of a block."""
-        add = self._heap.add
-        for time_ms, key, namespace in zip(
-            unpack_ints(block.times), decode_keys(block.keys), unpack_ints(block.values), strict=True
-        ):
-            add(time_ms, key, namespace)
+        for timer in decode_timers(block):
+            self._heap.add(*timer)

@@ -22,7 +22,10 @@ from checkdam.state.columns import Run, cut_runs, decode_rows, encode_rows, esti
 from checkdam.state.walks import PacedWalk
 
 PORTION: Final = 4096
-"""Cells that `scan` hands out, and that a step of the walk looks at, at once."""
+"""Cells that `scan` hands out at once."""
+
+WALK_CELLS: Final = 16_384
+"""Cells that a step of the walk for expired cells looks at: some ms."""
 
 _EMPTY_WALK_PAUSE_MS: Final = 10_000
 
@@ -124,16 +127,16 @@ class HashMapTable:
         looked_at = 0
         for namespace in list(self._namespaces):
             keys = iter(list(self._namespaces.get(namespace, ())) if self.spec.ttl_ms else ())
-            while portion := list(islice(keys, PORTION)):
+            while portion := list(islice(keys, WALK_CELLS)):
                 # Looked up again: between two steps the namespace may have been dropped.
                 self._expire(self._namespaces.get(namespace, {}), portion)
                 looked_at += len(portion)
-                if looked_at >= PORTION:
+                if looked_at >= WALK_CELLS:
                     looked_at = 0
                     yield
             if namespace != self._handed_out and self._namespaces.get(namespace) == {}:
                 del self._namespaces[namespace]
             looked_at += 1
-            if looked_at >= PORTION:
+            if looked_at >= WALK_CELLS:
                 looked_at = 0
                 yield

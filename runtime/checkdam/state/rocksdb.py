@@ -4,8 +4,9 @@ One database for each subtask, a column family for each table and for each opera
 was used last as Python objects and share one budget for them (`rocksdb_cache`). Half of the memory given goes to those
 objects and half to RocksDB itself: its block cache, to which memtables, indexes and filters are charged.
 
-A snapshot writes back what has changed and takes a RocksDB checkpoint: a folder of hard links to files that never change
-again. The state of the task may go on changing at once; hashing the files is left to an I/O thread.
+A snapshot is a RocksDB checkpoint, a folder of hard links to files that never change again, and beside it a file of
+blocks with what the caches hold and the database lacks, written by a forked child (`sections`). Writing the caches back
+instead would stop the task for seconds. What stays unchanged for a while is written to the database between batches.
 
 Threads: all is called by the task thread. The one exception is the thread that `prepare` starts to write memtables to
 files; RocksDB allows that beside reads and writes, and whoever closes or drops something waits for it first.
@@ -24,6 +25,7 @@ from checkdam.core.clock import Clock
 from checkdam.core.errors import CheckpointError, CorruptCheckpointError
 from checkdam.core.keys import KeyGroups
 from checkdam.state.base import Key, LocalFile, SnapshotWriter, TableSpec
+from checkdam.state.blocks import open_block
 from checkdam.state.forked import delete_contents
 from checkdam.state.record import (
     RECORD_VERSION,
@@ -35,58 +37,67 @@ from checkdam.state.record import (
     check_spec,
     check_table,
     read_record,
-    write_record,
 )
 from checkdam.state.rocksdb_cache import CacheBudget
 from checkdam.state.rocksdb_maps import RocksDbMapTable
-from checkdam.state.rocksdb_rows import pack_group
+from checkdam.state.rocksdb_rows import RowMaker, pack_group
 from checkdam.state.rocksdb_store import Column, Store
 from checkdam.state.rocksdb_timers import RocksDbTimers
 from checkdam.state.rocksdb_values import RocksDbTable
+from checkdam.state.sections import FORK_FROM_ENTRIES, SNAPSHOT_TIMEOUT_S, Part, SectionWriter
 
 BACKEND_NAME: Final = "rocksdb"
 
 DATABASE_FOLDER: Final = "db"
 """Where the database is, in the backend's directory and in a snapshot."""
 
-_BYTES_PER_REMEMBERED_GROUP: Final = 4096
-"""The key group of one key is remembered for so many bytes of the memory given; that takes 4 % of it."""
+CHANGES_NAME: Final = "changes.blocks"
+"""The file of a snapshot that holds what the database lacks."""
 
-_REMEMBERED_GROUP_BYTES: Final = 160
+_REMEMBERED_GROUPS: Final = 65_536
+_FIRST_SETTLING_MS: Final = 5_000
 
 
 class RocksDbSnapshot:
-    """A RocksDB checkpoint whose files are still to be hashed.
+    """A RocksDB checkpoint whose files are still to be hashed, beside the changes that are being written.
 
     Args:
         directory: The snapshot's folder.
+        changes: The writer of the changes and of `state.json`; None if it was never begun.
         failure: Why there is no checkpoint, if there is none.
     """
 
-    def __init__(self, directory: Path, failure: Exception | None) -> None:
+    def __init__(self, directory: Path, changes: SnapshotWriter | None, failure: Exception | None) -> None:
         self._directory = directory
+        self._changes = changes
         self._failure = failure
         self._cancelled = threading.Event()
 
     def finish(self) -> list[LocalFile]:
         """See `SnapshotWriter`."""
         try:
+            files = [] if self._changes is None else self._changes.finish()
             if self._failure is not None:
                 raise self._failure
-            return [self._describe(path) for path in sorted(self._directory.rglob("*")) if path.is_file()]
+            database = self._directory / DATABASE_FOLDER
+            return files + [self._describe(path) for path in sorted(database.iterdir())]
         except Exception as error:
             delete_contents(self._directory)
+            if isinstance(error, CheckpointError):
+                raise
             cause = "it was cancelled" if self._cancelled.is_set() else error
             raise CheckpointError(f"cannot write the snapshot in {self._directory}: {cause}") from error
 
     def cancel(self) -> None:
         """See `SnapshotWriter`."""
         self._cancelled.set()
+        if self._changes is not None:
+            self._changes.cancel()
         delete_contents(self._directory)
 
     def _describe(self, path: Path) -> LocalFile:
         if self._cancelled.is_set():
-            raise CheckpointError("it was cancelled")
+            raise CheckpointError(f"the snapshot in {self._directory} was cancelled")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size_bytes = file.tell()
@@ -103,6 +114,8 @@ class RocksDbBackend:
         clock: Processing time, for update times and expiry.
         memory_bytes: Bound of all caches and memtables; a batch that is being worked on comes on top.
         groups: Key → key group, where the process has such a cache already.
+        fork_from_entries: With fewer changes than this they are written on the spot.
+        snapshot_timeout_s: After this time the process that writes changes is killed.
 
     Raises:
         ValueError: `memory_bytes` is not positive.
@@ -117,6 +130,8 @@ class RocksDbBackend:
         clock: Clock,
         memory_bytes: int,
         groups: KeyGroups | None = None,
+        fork_from_entries: int = FORK_FROM_ENTRIES,
+        snapshot_timeout_s: float = SNAPSHOT_TIMEOUT_S,
     ) -> None:
         if memory_bytes <= 0:
             raise ValueError(f"`memory_bytes` must be positive (got {memory_bytes})")
@@ -125,20 +140,19 @@ class RocksDbBackend:
         self._path = directory / DATABASE_FOLDER
         self._clock = clock
         self._store_bytes = memory_bytes // 2
-        cache_bytes = memory_bytes - self._store_bytes
-        if groups is None:
-            remembered = max(1, memory_bytes // _BYTES_PER_REMEMBERED_GROUP)
-            groups = KeyGroups(max_parallelism, remembered)
-            cache_bytes -= remembered * _REMEMBERED_GROUP_BYTES
-        self._groups = groups
-        self._budget = CacheBudget(cache_bytes)
+        self._groups = KeyGroups(max_parallelism, _REMEMBERED_GROUPS) if groups is None else groups
+        self._rows = RowMaker(max_parallelism)
+        self._budget = CacheBudget(memory_bytes - self._store_bytes)
+        self._writer = SectionWriter(CHANGES_NAME, key_groups, fork_from_entries, snapshot_timeout_s)
         self._opened: Store | None = None
         self._clip = False
         self._values: dict[str, RocksDbTable] = {}
         self._maps: dict[str, RocksDbMapTable] = {}
         self._timers: dict[TimersRecord, RocksDbTimers] = {}
-        self._restored_tables: dict[str, TableRecord] = {}
-        self._restored_timers: set[TimersRecord] = set()
+        self._restored_tables: dict[str, tuple[TableRecord, list[bytes]]] = {}
+        self._restored_timers: dict[TimersRecord, list[bytes]] = {}
+        self._snapshot_ms = clock.monotonic_ms()
+        self._settle_from_ms = self._snapshot_ms + _FIRST_SETTLING_MS
 
     def key_group(self, key: Key) -> int:
         """See `KeyedBackend`."""
@@ -149,8 +163,9 @@ class RocksDbBackend:
         check_spec(spec, "value", self._maps)
         table = self._values.get(spec.id)
         if table is None:
-            column = self._table_column(spec)
-            self._values[spec.id] = table = RocksDbTable(spec, column, self._clock, self._groups, self._budget)
+            column = self._claimed_column(spec)
+            self._values[spec.id] = table = RocksDbTable(spec, column, self._clock, self._rows, self._budget)
+            self._load(table, self._restored_tables.pop(spec.id, (None, []))[1], spec.id)
         check_same(table.spec, spec)
         return table
 
@@ -159,8 +174,9 @@ class RocksDbBackend:
         check_spec(spec, "map", self._values)
         table = self._maps.get(spec.id)
         if table is None:
-            column = self._table_column(spec)
-            self._maps[spec.id] = table = RocksDbMapTable(spec, column, self._clock, self._groups, self._budget)
+            column = self._claimed_column(spec)
+            self._maps[spec.id] = table = RocksDbMapTable(spec, column, self._clock, self._rows, self._budget)
+            self._load(table, self._restored_tables.pop(spec.id, (None, []))[1], spec.id)
         check_same(table.spec, spec)
         return table
 
@@ -170,8 +186,8 @@ class RocksDbBackend:
         timers = self._timers.get(record)
         if timers is None:
             column = self._column(_timers_column(record))
-            self._restored_timers.discard(record)
-            self._timers[record] = timers = RocksDbTimers(column, self._groups, self._budget)
+            self._timers[record] = timers = RocksDbTimers(column, self._rows, self._budget)
+            self._load(timers, self._restored_timers.pop(record, []), record.id)
         return timers
 
     def prepare(self) -> None:
@@ -180,16 +196,20 @@ class RocksDbBackend:
 
     def snapshot(self, directory: Path) -> SnapshotWriter:
         """See `KeyedBackend`."""
+        changes = None
         try:
             self._drop_unclaimed()
-            for part in self._parts():
-                part.write_back()
+            changes = self._writer.write(directory, list(self._parts()), self._record())
             self._store().checkpoint(directory / DATABASE_FOLDER)
-            write_record(directory, self._record())
         except Exception as error:
             # A full disk fails the checkpoint, which `finish` reports, and not the task that goes on.
-            return RocksDbSnapshot(directory, error)
-        return RocksDbSnapshot(directory, None)
+            return RocksDbSnapshot(directory, changes, error)
+        for table in self._values.values():
+            table.begin_settling()
+        now_ms = self._clock.monotonic_ms()
+        self._settle_from_ms = now_ms + (now_ms - self._snapshot_ms) // 2
+        self._snapshot_ms = now_ms
+        return RocksDbSnapshot(directory, changes, None)
 
     def restore(self, files: list[LocalFile]) -> None:
         """See `KeyedBackend`. The files are linked, or copied, and stay as they are.
@@ -206,8 +226,11 @@ class RocksDbBackend:
             if file.name.startswith(prefix):
                 _place(file.path, self._path / file.name.removeprefix(prefix))
         self._clip = record.key_groups != (self.key_groups.start, self.key_groups.stop)
-        self._restored_tables = {table.id: table for table in record.tables}
-        self._restored_timers = set(record.timers)
+        bodies = self._writer.read(files, len(record.tables) + len(record.timers))
+        for table, found in zip(record.tables, bodies, strict=False):
+            self._restored_tables[table.id] = (table, found)
+        for timers, found in zip(record.timers, bodies[len(record.tables) :], strict=True):
+            self._restored_timers[timers] = found
         stored = set(self._store().stored_columns)
         lacking = [column for column in map(_table_column, record.tables) if column not in stored]
         lacking += [column for column in map(_timers_column, record.timers) if column not in stored]
@@ -216,12 +239,15 @@ class RocksDbBackend:
 
     def unclaimed_tables(self) -> list[str]:
         """See `KeyedBackend`."""
-        return [*self._restored_tables, *sorted(record.id for record in self._restored_timers)]
+        return [*self._restored_tables, *(record.id for record in self._restored_timers)]
 
     def maintain(self) -> None:
         """See `KeyedBackend`."""
         for table in self._tables():
             table.maintain()
+        if self._clock.monotonic_ms() >= self._settle_from_ms:
+            for values in self._values.values():
+                values.settle()
 
     def size_hint(self) -> int:
         """See `KeyedBackend`."""
@@ -229,6 +255,7 @@ class RocksDbBackend:
 
     def close(self) -> None:
         """See `KeyedBackend`. What is not in a snapshot is lost; the folder stays for its owner to delete."""
+        self._writer.close()
         if self._opened is not None:
             self._opened.close()
             self._opened = None
@@ -245,13 +272,16 @@ class RocksDbBackend:
             self._opened = Store(self._path, self._store_bytes)
         return self._opened
 
-    def _table_column(self, spec: TableSpec) -> Column:
+    def _claimed_column(self, spec: TableSpec) -> Column:
+        """The column of a table that an operator asks for."""
         restored = self._restored_tables.get(spec.id)
         if restored is not None:
-            check_table(restored, spec)
-        column = self._column(_table_column(TableRecord.of(spec)))
-        self._restored_tables.pop(spec.id, None)
-        return column
+            check_table(restored[0], spec)
+        return self._column(_table_column(TableRecord.of(spec)))
+
+    def _load(self, part: Part, bodies: list[bytes], where: str) -> None:
+        for body in bodies:
+            part.load_block(open_block(body, where))
 
     def _column(self, name: str) -> Column:
         column = self._store().column(name)
@@ -263,7 +293,7 @@ class RocksDbBackend:
 
     def _drop_unclaimed(self) -> None:
         """Forget restored state that nobody has asked for."""
-        for table in self._restored_tables.values():
+        for table, _ in self._restored_tables.values():
             self._store().drop_column(_table_column(table))
         for timers in self._restored_timers:
             self._store().drop_column(_timers_column(timers))

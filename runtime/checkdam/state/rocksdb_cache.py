@@ -7,7 +7,10 @@ overdrawn the largest holder gives up entries.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
+
+from checkdam.state.base import Key
 
 EVICTION_ENTRIES: Final = 4096
 """Least number of entries that are given up at once: changed ones are written back in one sorted batch."""
@@ -55,3 +58,55 @@ class CacheBudget:
             excess_bytes += holder.held_bytes() - held[place]
             if excess_bytes <= 0:
                 return
+
+
+class Changes:
+    """The keys of a namespace whose cached cells differ from the database.
+
+    A change that is older than a checkpoint interval will probably not be overwritten soon: it is *settled*, and worth
+    writing to the database, so that not every snapshot has to hold it again.
+
+    Attributes:
+        recent: Keys changed since settling was last begun; operators' changes are added here.
+    """
+
+    __slots__ = ("_settled", "recent")
+
+    def __init__(self) -> None:
+        self.recent: set[Key] = set()
+        self._settled: set[Key] = set()
+
+    def __len__(self) -> int:
+        return len(self.recent) + len(self._settled)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self.recent or key in self._settled
+
+    def __iter__(self) -> Iterator[Key]:
+        """Each key once."""
+        yield from self.recent
+        for key in self._settled:
+            if key not in self.recent:
+                yield key
+
+    def written(self, keys: Iterable[Key]) -> None:
+        """The database has the cells of `keys` now."""
+        keys = list(keys)
+        self.recent.difference_update(keys)
+        if self._settled:
+            self._settled.difference_update(keys)
+
+    def begin_settling(self) -> bool:
+        """A snapshot is taken: call what has changed up to now settled, if the last lot is done with; True if any is."""
+        if not self._settled:
+            self._settled, self.recent = self.recent, self._settled
+        return bool(self._settled)
+
+    def take_settled(self, limit: int) -> list[Key]:
+        """Up to `limit` settled keys, to be written now; fewer only when none is left."""
+        taken: list[Key] = []
+        while self._settled and len(taken) < limit:
+            key = self._settled.pop()
+            if key not in self.recent:
+                taken.append(key)
+        return taken

@@ -7,15 +7,18 @@ generations, and as long as nothing was ever given up or restored, an unknown ke
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from itertools import chain
 from typing import Any, Final
 
 from checkdam.core.clock import Clock
-from checkdam.core.keys import KeyGroups, decode_key, encode_key
+from checkdam.core.keys import decode_key, encode_key
 from checkdam.state.base import Key, TableSpec
+from checkdam.state.blocks import Block
+from checkdam.state.columns import cut_runs, decode_deletions, decode_rows, encode_deletions, encode_rows
 from checkdam.state.rocksdb_cache import EVICTION_ENTRIES, CacheBudget
-from checkdam.state.rocksdb_rows import STAMP_BYTES, after, map_prefix, pack_group, pack_number, unpack_number
+from checkdam.state.rocksdb_rows import STAMP_BYTES, RowMaker, after, pack_number, unpack_number
 from checkdam.state.rocksdb_store import Column, Row, expiring_rows
 from checkdam.state.sizes import EntrySize
 from checkdam.state.submap import SubMap, is_int_subkey
@@ -65,15 +68,16 @@ class RocksDbMapTable:
         spec: What it is.
         column: Its column family, with the rows that were restored.
         clock: For update times and expiry.
-        groups: Key → key group.
+        rows: Makes the rows' keys.
         budget: The cache's bound.
     """
 
-    def __init__(self, spec: TableSpec, column: Column, clock: Clock, groups: KeyGroups, budget: CacheBudget) -> None:
+    def __init__(self, spec: TableSpec, column: Column, clock: Clock, rows: RowMaker, budget: CacheBudget) -> None:
         self.spec = spec
         self._column = column
         self._clock = clock
-        self._groups = groups
+        self._rows = rows
+        self._prefix = rows.map_prefix
         self._budget = budget
         self._young: dict[Key, _Held] = {}
         self._old: dict[Key, _Held] = {}
@@ -196,24 +200,58 @@ class RocksDbMapTable:
             wanted_bytes -= _HELD_OVERHEAD_BYTES + len(held.map) * self._entry_size.bytes
         self._column.write(changes)
 
-    def write_back(self) -> None:
-        """Write all changes to the column, for a snapshot."""
-        dirty = [(key, held) for key, held in chain(self._young.items(), self._old.items()) if held.dirty]
-        self._column.write([change for key, held in dirty for change in self._changes(key, held)])
-        for key, held in dirty:
-            held.written()
-            if held.complete and not held.map.entries:
-                self._young.pop(key, None)
-                self._old.pop(key, None)
-
     def maintain(self) -> None:
         """Remove expired rows among the next thousand."""
         if self.spec.ttl_ms:
             self._walk.step()
 
+    def sizes(self) -> Iterator[int]:
+        """See `Part`: the changes of each key."""
+        return (len(held.dirty) for held in self._all())
+
+    def group_runs(self) -> dict[int, list[Any]]:
+        """See `Part`: (key, changed sub-keys, deleted sub-keys)."""
+        by_group: dict[int, list[Any]] = defaultdict(list)
+        held_keys = [(key, held) for key, held in chain(self._young.items(), self._old.items()) if held.dirty]
+        for (key, held), group in zip(held_keys, self._rows.groups(key for key, _ in held_keys), strict=True):
+            entries = held.map.entries
+            changed = [subkey for subkey in held.dirty if subkey in entries]
+            by_group[group].append((key, changed, [subkey for subkey in held.dirty if subkey not in entries]))
+        return by_group
+
+    def blocks(self, group_runs: list[Any]) -> Iterator[Block]:
+        """See `Part`."""
+        for part in cut_runs([(key, changed) for key, changed, _ in group_runs if changed]):
+            cells: list[Any] = []
+            for key, subkeys in part:
+                held = self._young.get(key) or self._old[key]
+                cells += map(held.map.entries.__getitem__, subkeys)
+            yield encode_rows(part, cells, self.spec, self._clock.now_ms())
+        for part in cut_runs([(key, deleted) for key, _, deleted in group_runs if deleted]):
+            yield encode_deletions(part)
+
+    def load_block(self, block: Block) -> None:
+        """See `Part`: changes again, as they were."""
+        if block.deleted:
+            for key, subkeys in decode_deletions(block):
+                self._hold(key).dirty.update(subkeys)
+            return
+        for key, rows in decode_rows(block, self.spec):
+            held = self._hold(key)
+            before = len(held.map)
+            for subkey, cell in rows:
+                held.map.put(subkey, cell)
+                held.dirty.add(subkey)
+            self._entries += len(held.map) - before
+            self._entry_size.sample(*rows[0])
+        self._budget.make_room(self)
+
     def size_hint(self) -> int:
         """About how many entries there are."""
         return max(self._column.estimated_rows(), self._entries)
+
+    def _all(self) -> Iterator[_Held]:
+        return chain(self._young.values(), self._old.values())
 
     def _find(self, key: Key) -> _Held | None:
         """What is cached of a key, now in the young generation; None if nothing is."""
@@ -236,9 +274,6 @@ class RocksDbMapTable:
         if self._operations >= _ROOM_EVERY:
             self._operations = 0
             self._budget.make_room(self)
-
-    def _prefix(self, key: Key) -> bytes:
-        return map_prefix(pack_group(self._groups[key]), key)
 
     def _decode(self, stored: bytes) -> Any:
         value = self.spec.serde.decode(stored[STAMP_BYTES:])

@@ -13,9 +13,10 @@ comes first because key groups are what moves when a job is rescaled.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
-from checkdam.core.keys import decode_key, encode_key
+from checkdam.core.keys import decode_key, encode_key, key_hash
 from checkdam.state.base import Key
 
 GROUP_BYTES: Final = 2
@@ -53,15 +54,38 @@ def after(prefix: bytes) -> bytes:
     return stripped[:-1] + bytes([stripped[-1] + 1])
 
 
-def map_prefix(group: bytes, key: Key) -> bytes:
-    """What all rows of a key share in a map table."""
-    encoded = encode_key(key)
-    return group + len(encoded).to_bytes(4, "big") + encoded
+class RowMaker:
+    """Makes the rows' keys of a job with `max_parallelism` key groups.
 
+    The key group comes from the encoded key, which is needed anyway: for keys that are not in a cache that is faster
+    than remembering groups, and it takes no memory.
+    """
 
-def timer_row(group: bytes, time_ms: int, key: Key, namespace: int) -> bytes:
-    """The row of a timer."""
-    return group + pack_number(time_ms) + encode_key(key) + pack_number(namespace)
+    def __init__(self, max_parallelism: int) -> None:
+        self._max_parallelism = max_parallelism
+        self._heads = [pack_group(group) for group in range(max_parallelism)]
+
+    def groups(self, keys: Iterable[Key]) -> list[int]:
+        """The key group of each key."""
+        return [key_hash(encoded) % self._max_parallelism for encoded in map(encode_key, keys)]
+
+    def value_rows(self, namespace: int, keys: Iterable[Key]) -> tuple[list[int], list[bytes]]:
+        """The key group and the row of each key in a value table."""
+        encoded_keys = list(map(encode_key, keys))
+        groups = [key_hash(encoded) % self._max_parallelism for encoded in encoded_keys]
+        heads, space = self._heads, pack_number(namespace)
+        return groups, [heads[group] + space + encoded for group, encoded in zip(groups, encoded_keys, strict=True)]
+
+    def map_prefix(self, key: Key) -> bytes:
+        """What all rows of a key share in a map table; the encoded sub-key follows."""
+        encoded = encode_key(key)
+        return self._heads[key_hash(encoded) % self._max_parallelism] + len(encoded).to_bytes(4, "big") + encoded
+
+    def timer_row(self, time_ms: int, key: Key, namespace: int) -> bytes:
+        """The row of a timer."""
+        encoded = encode_key(key)
+        head = self._heads[key_hash(encoded) % self._max_parallelism]
+        return head + pack_number(time_ms) + encoded + pack_number(namespace)
 
 
 def read_timer_row(row: bytes) -> tuple[int, Key, int]:

@@ -27,7 +27,7 @@ from checkdam.state.rocksdb_rows import STAMP_BYTES, after, unpack_number
 _BATCH_BYTES: Final = 1 << 20
 _FIRST_PORTION: Final = 64
 _PORTION: Final = 4096
-_SWEEP_ROWS: Final = 1024
+_SWEEP_ROWS: Final = 4096
 _FLUSH_FROM_BYTES: Final = 1 << 20
 """Smaller memtables are left to the checkpoint: a flush each would only make many small files."""
 

@@ -2,8 +2,8 @@
 
 Within a key group rows are ordered by time. Each group that has rows which are not in memory has a *horizon*, the first
 such row: everything before it is in memory, everything from it on is in the database alone. A group without a horizon
-is in memory as a whole, and so is the usual job, whose timers fit its cache: they reach the database for a snapshot only,
-and those that fire before the next one never do.
+is in memory as a whole, and so is the usual job, whose timers fit its cache: they never reach the database, and go into
+snapshots as changes to it.
 
 When memory runs out the later quarter is written and forgotten, which sets horizons. When timers come due up to a
 horizon, the next few hundred rows of that group are read.
@@ -11,14 +11,16 @@ horizon, the next few hundred rows of that group are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from itertools import repeat
-from typing import Final
+from typing import Any, Final
 
-from checkdam.core.keys import KeyGroups
 from checkdam.state.base import Key
+from checkdam.state.blocks import Block
+from checkdam.state.columns import decode_timers, encode_timers
 from checkdam.state.rocksdb_cache import CacheBudget
-from checkdam.state.rocksdb_rows import GROUP_BYTES, pack_group, read_timer_row, timer_row, unpack_group, unpack_number
+from checkdam.state.rocksdb_rows import GROUP_BYTES, RowMaker, pack_group, read_timer_row, unpack_group, unpack_number
 from checkdam.state.rocksdb_store import Column
 from checkdam.state.sizes import EntrySize
 from checkdam.state.timer_heap import TimerHeap
@@ -36,13 +38,13 @@ class RocksDbTimers:
 
     Args:
         column: Their column family, with the rows that were restored.
-        groups: Key → key group.
+        rows: Makes the rows' keys.
         budget: The cache's bound.
     """
 
-    def __init__(self, column: Column, groups: KeyGroups, budget: CacheBudget) -> None:
+    def __init__(self, column: Column, rows: RowMaker, budget: CacheBudget) -> None:
         self._column = column
-        self._groups = groups
+        self._rows = rows
         self._budget = budget
         self._near = TimerHeap()
         # Of the timers in memory: those the database lacks, and those it has although they are gone.
@@ -131,29 +133,47 @@ class RocksDbTimers:
         self._column.write(changes)
         self._note_horizons()
 
-    def write_back(self) -> None:
-        """Write all changes to the column, for a snapshot."""
-        self._column.write([(self._row(timer), b"") for timer in self._to_put])
-        self._to_put.clear()
-        self._write_deleted()
-        self._write_far()
+    def sizes(self) -> Iterator[int]:
+        """See `Part`: the number of changes, as the one element."""
+        return iter((len(self._to_put) + len(self._to_delete) + len(self._far),))
+
+    def group_runs(self) -> dict[int, list[Any]]:
+        """See `Part`: (timers that the database lacks, timers that it has although they are gone)."""
+        lacking = [*self._to_put, *(timer for timer, present in self._far.items() if present)]
+        gone = [*self._to_delete, *(timer for timer, present in self._far.items() if not present)]
+        by_group: dict[int, list[Any]] = defaultdict(lambda: [[], []])
+        for place, timers in enumerate((lacking, gone)):
+            for timer, group in zip(timers, self._rows.groups(timer[1] for timer in timers), strict=True):
+                by_group[group][place].append(timer)
+        return by_group
+
+    def blocks(self, group_runs: list[Any]) -> Iterator[Block]:
+        """See `Part`."""
+        if group_runs:
+            lacking, gone = group_runs
+            yield from encode_timers(lacking)
+            yield from encode_timers(gone, deleted=True)
+
+    def load_block(self, block: Block) -> None:
+        """See `Part`: changes again, as they were."""
+        change = self.delete if block.deleted else self.register
+        for timer in decode_timers(block):
+            change(*timer)
 
     def size_hint(self) -> int:
         """About how many timers there are."""
         return max(self._column.estimated_rows(), len(self._near))
 
     def _row(self, timer: _Timer) -> bytes:
-        time_ms, key, namespace = timer
-        return timer_row(pack_group(self._groups[key]), time_ms, key, namespace)
+        return self._rows.timer_row(*timer)
 
     def _is_far(self, time_ms: int, key: Key, namespace: int) -> bool:
         """Whether a timer lies at or behind the horizon of its group."""
         if self._far_from_ms is None or time_ms < self._far_from_ms:
             return False
-        horizon = self._horizons.get(self._groups[key])
-        if horizon is None or time_ms < horizon[0]:
-            return False
-        return time_ms > horizon[0] or self._row((time_ms, key, namespace)) >= horizon[1]
+        row = self._rows.timer_row(time_ms, key, namespace)
+        horizon = self._horizons.get(unpack_group(row))
+        return horizon is not None and row >= horizon[1]
 
     def _change_far(self, time_ms: int, key: Key, namespace: int, present: bool) -> None:
         self._far[time_ms, key, namespace] = present

@@ -4,25 +4,32 @@ Each namespace has a *space* of cells in two generations. `cells` hands out the 
 asked cells into it. When the cache is full, the old generation is emptied from its end; once it is used up the young one
 takes its place. So cells that are used again survive, and nothing is paid per use.
 
+A snapshot does not write back what has changed, which would stop the task for seconds: changed cells are written by the
+forked child of `sections`, beside the checkpoint of the database, and are changed cells again after a restore. They reach
+the database when they are given up, or in small steps of `settle`.
+
 A space that holds all there is of its namespace is *complete*: as long as no cell of it has been given up, a missing
 key needs no look into the database. That makes new windows, and state that fits the cache, as fast as a dictionary.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 from typing import Any, Final
 
 from checkdam.core.clock import Clock
-from checkdam.core.keys import KeyGroups, decode_key, encode_key
+from checkdam.core.keys import decode_key
 from checkdam.state.base import Key, TableSpec
-from checkdam.state.rocksdb_cache import EVICTION_ENTRIES, CacheBudget
+from checkdam.state.blocks import Block
+from checkdam.state.columns import cut_runs, decode_deletions, decode_rows, encode_deletions, encode_rows
+from checkdam.state.rocksdb_cache import EVICTION_ENTRIES, CacheBudget, Changes
 from checkdam.state.rocksdb_rows import (
     GROUP_BYTES,
     SPACE_BYTES,
     STAMP_BYTES,
+    RowMaker,
     after,
     pack_group,
     pack_number,
@@ -34,6 +41,9 @@ from checkdam.state.sizes import EntrySize
 from checkdam.state.walks import PacedWalk
 
 PORTION: Final = 4096
+SETTLED_CELLS: Final = 8192
+"""Cells that one step of settling writes: some ten ms."""
+
 _ENTRY_OVERHEAD_BYTES: Final = 150
 _SPACE_OVERHEAD_BYTES: Final = 700
 _POINT_DELETES_PER_GROUP: Final = 8
@@ -43,14 +53,14 @@ _ABSENT: Any = object()
 
 
 class _Space:
-    """The cached cells of one namespace; a key that is dirty without having a cell was deleted."""
+    """The cached cells of one namespace; a key that has changed and has no cell was deleted."""
 
-    __slots__ = ("complete", "counted", "dirty", "old", "scans", "young")
+    __slots__ = ("changes", "complete", "counted", "old", "scans", "young")
 
     def __init__(self, complete: bool) -> None:
         self.young: dict[Key, Any] = {}
         self.old: dict[Key, Any] = {}
-        self.dirty: set[Key] = set()
+        self.changes = Changes()
         self.complete = complete
         self.counted = 0
         self.scans = 0
@@ -71,15 +81,15 @@ class RocksDbTable:
         spec: What it is.
         column: Its column family, with the rows that were restored.
         clock: For update times and expiry.
-        groups: Key → key group.
+        rows: Makes the rows' keys.
         budget: The cache's bound.
     """
 
-    def __init__(self, spec: TableSpec, column: Column, clock: Clock, groups: KeyGroups, budget: CacheBudget) -> None:
+    def __init__(self, spec: TableSpec, column: Column, clock: Clock, rows: RowMaker, budget: CacheBudget) -> None:
         self.spec = spec
         self._column = column
         self._clock = clock
-        self._groups = groups
+        self._rows = rows
         self._budget = budget
         self._spaces: OrderedDict[int, _Space] = OrderedDict()
         self._handed_out: int | None = None
@@ -87,6 +97,7 @@ class RocksDbTable:
         self._entry_size = EntrySize(_ENTRY_OVERHEAD_BYTES)
         self._stored = _stored_groups(column)
         self._doubtful: set[int] = set()
+        self._settling: list[int] = []
         self._walk = PacedWalk(clock, spec.ttl_ms // 4, self._remove_expired)
         budget.join(self)
 
@@ -94,11 +105,7 @@ class RocksDbTable:
         """See `Table`."""
         self._recount()
         self._budget.make_room(self)
-        space = self._spaces.get(namespace)
-        if space is None:
-            self._spaces[namespace] = space = _Space(complete=namespace not in self._stored)
-        else:
-            self._spaces.move_to_end(namespace)
+        space = self._space(namespace)
         self._handed_out = namespace
         if keys:
             if space.old or not space.complete:
@@ -120,7 +127,7 @@ class RocksDbTable:
                 f"table `{self.spec.id}`: `changed` must follow `cells` of the same namespace before any other call "
                 f"(got {namespace}, after {self._handed_out})"
             )
-        self._spaces[namespace].dirty.update(keys)
+        self._spaces[namespace].changes.recent.update(keys)
 
     def namespaces(self) -> list[int]:
         """See `Table`; a namespace whose cells have all expired is listed until they are removed."""
@@ -154,10 +161,10 @@ class RocksDbTable:
         if (
             space is not None
             and space.complete
-            and len(space) + len(space.dirty) <= _POINT_DELETES_PER_GROUP * groups.bit_count()
+            and len(space) + len(space.changes) <= _POINT_DELETES_PER_GROUP * groups.bit_count()
         ):
-            keys = list({*space.young, *space.old, *space.dirty})
-            self._column.write([(row, None) for row in self._rows_of(namespace, keys)])
+            _, rows = self._rows.value_rows(namespace, {*space.young, *space.old, *space.changes})
+            self._column.write([(row, None) for row in rows])
         else:
             self._column.delete_ranges([(prefix, after(prefix)) for prefix in self._prefixes(namespace)])
         del self._stored[namespace]
@@ -182,16 +189,68 @@ class RocksDbTable:
             if wanted <= 0:
                 return
 
-    def write_back(self) -> None:
-        """Write all changes to the column, for a snapshot."""
-        self._recount()
-        for namespace, space in self._spaces.items():
-            self._write_back(namespace, space)
+    def begin_settling(self) -> None:
+        """A snapshot has been taken: what has changed before it may be written by `settle`."""
+        self._settling = [namespace for namespace, space in self._spaces.items() if space.changes.begin_settling()]
+
+    def settle(self) -> None:
+        """Write some of the cells that have not changed again since the last snapshot."""
+        wanted = SETTLED_CELLS
+        while self._settling and wanted > 0:
+            namespace = self._settling[-1]
+            space = self._spaces.get(namespace)
+            keys = [] if space is None else space.changes.take_settled(wanted)
+            if space is not None:
+                self._write(namespace, [(key, space.cell(key)) for key in keys])
+            if len(keys) < wanted:
+                self._settling.pop()
+            wanted -= len(keys)
 
     def maintain(self) -> None:
         """Remove expired rows among the next thousand."""
         if self.spec.ttl_ms:
             self._walk.step()
+
+    def sizes(self) -> Iterator[int]:
+        """See `Part`: the changes of each namespace."""
+        return (len(space.changes) for space in self._spaces.values())
+
+    def group_runs(self) -> dict[int, list[Any]]:
+        """See `Part`: (namespace, changed keys, deleted keys)."""
+        by_group: dict[int, list[Any]] = defaultdict(list)
+        for namespace, space in self._spaces.items():
+            keys = list(space.changes)
+            changed: dict[int, list[Key]] = defaultdict(list)
+            deleted: dict[int, list[Key]] = defaultdict(list)
+            for key, group in zip(keys, self._rows.groups(keys), strict=True):
+                (changed if key in space.young or key in space.old else deleted)[group].append(key)
+            for group in {*changed, *deleted}:
+                by_group[group].append((namespace, changed.get(group, []), deleted.get(group, [])))
+        return by_group
+
+    def blocks(self, group_runs: list[Any]) -> Iterator[Block]:
+        """See `Part`."""
+        for part in cut_runs([(namespace, changed) for namespace, changed, _ in group_runs if changed]):
+            cells: list[Any] = []
+            for namespace, keys in part:
+                cells += map(self._spaces[namespace].cell, keys)
+            yield encode_rows(part, cells, self.spec, self._clock.now_ms())
+        for part in cut_runs([(namespace, deleted) for namespace, _, deleted in group_runs if deleted]):
+            yield encode_deletions(part)
+
+    def load_block(self, block: Block) -> None:
+        """See `Part`: changes again, as they were."""
+        if block.deleted:
+            for namespace, keys in decode_deletions(block):
+                self._space(namespace).changes.recent.update(keys)
+            return
+        for namespace, rows in decode_rows(block, self.spec):
+            space = self._space(namespace)
+            space.young.update(rows)
+            space.changes.recent.update([key for key, _ in rows])
+            self._entry_size.sample(*rows[0])
+            self._count(space)
+        self._budget.make_room(self)
 
     def size_hint(self) -> int:
         """About how many cells there are."""
@@ -200,13 +259,24 @@ class RocksDbTable:
     def _recount(self) -> None:
         """Account for what the operator has put into, or taken out of, the dictionary in its hands."""
         if self._handed_out is not None:
-            space = self._spaces[self._handed_out]
-            self._entries += len(space) - space.counted
-            space.counted = len(space)
+            self._count(self._spaces[self._handed_out])
+
+    def _count(self, space: _Space) -> None:
+        self._entries += len(space) - space.counted
+        space.counted = len(space)
+
+    def _space(self, namespace: int) -> _Space:
+        """The space of a namespace, now the last used one."""
+        space = self._spaces.get(namespace)
+        if space is None:
+            self._spaces[namespace] = space = _Space(complete=namespace not in self._stored)
+        else:
+            self._spaces.move_to_end(namespace)
+        return space
 
     def _load(self, namespace: int, space: _Space, keys: Iterable[Key]) -> None:
         """Bring the cells of `keys` into the young generation."""
-        young, old, dirty = space.young, space.old, space.dirty
+        young, old, changes = space.young, space.old, space.changes
         missing = [key for key in keys if key not in young]
         if old:
             for key in missing:
@@ -214,11 +284,12 @@ class RocksDbTable:
                     young[key] = old.pop(key)
         if space.complete or namespace not in self._stored:
             return
-        # What is dirty and has no cell was deleted: the row in the database is out of date.
-        wanted = list({key: None for key in missing if key not in young and key not in dirty})
+        # What has changed and has no cell was deleted: the row in the database is out of date.
+        wanted = list({key: None for key in missing if key not in young and key not in changes})
         if not wanted:
             return
-        located = sorted(zip(self._rows_of(namespace, wanted), range(len(wanted)), strict=True))
+        _, wanted_rows = self._rows.value_rows(namespace, wanted)
+        located = sorted(zip(wanted_rows, range(len(wanted)), strict=True))
         found = self._column.get_many([row for row, _ in located])
         decode, with_ttl = self.spec.serde.decode, self.spec.ttl_ms
         for (_, index), value in zip(located, found, strict=True):
@@ -233,7 +304,7 @@ class RocksDbTable:
             cell = young.get(key)
             if cell is not None and cell[1] <= expired_ms:
                 del young[key]
-                space.dirty.add(key)
+                space.changes.recent.add(key)
 
     def _shrink(self, namespace: int, space: _Space, wanted: int, may_rotate: bool) -> int:
         """Give up to `wanted` cells of a space up; returns how many went."""
@@ -245,9 +316,9 @@ class RocksDbTable:
                 space.old, space.young = space.young, {}
             old = space.old
             gone = [old.popitem() for _ in range(min(wanted - given_up, len(old)))]
-            changed = [item for item in gone if item[0] in space.dirty]
+            changed = [item for item in gone if item[0] in space.changes]
             self._write(namespace, changed)
-            space.dirty.difference_update([key for key, _ in changed])
+            space.changes.written([key for key, _ in changed])
             space.complete = False
             given_up += len(gone)
         space.counted -= given_up
@@ -255,11 +326,11 @@ class RocksDbTable:
         return given_up
 
     def _write_back(self, namespace: int, space: _Space) -> None:
-        """Write what has changed in a space."""
-        if space.dirty:
-            cell = space.cell
-            self._write(namespace, [(key, cell(key)) for key in space.dirty])
-            space.dirty.clear()
+        """Write what has changed in a space, in portions that stay in the processor's cache while they are sorted."""
+        keys = list(space.changes)
+        for start in range(0, len(keys), PORTION):
+            self._write(namespace, [(key, space.cell(key)) for key in keys[start : start + PORTION]])
+        space.changes = Changes()
 
     def _write(self, namespace: int, cells: list[tuple[Key, Any]]) -> None:
         """Write cells, or delete those that are _ABSENT."""
@@ -268,28 +339,22 @@ class RocksDbTable:
         encode, with_ttl = self.spec.serde.encode, self.spec.ttl_ms
         now = pack_number(self._clock.now_ms())
         stored = self._stored.get(namespace, 0)
+        groups, rows = self._rows.value_rows(namespace, [key for key, _ in cells])
         changes: list[tuple[bytes, bytes | None]] = []
-        groups = 0
-        for row, (_, cell) in zip(self._rows_of(namespace, [key for key, _ in cells]), cells, strict=True):
-            if cell is _ABSENT:
+        put_groups: set[int] = set()
+        for group, row, (_, cell) in zip(groups, rows, cells, strict=True):
+            if cell is not _ABSENT:
+                put_groups.add(group)
+                changes.append((row, pack_number(cell[1]) + encode(cell[0]) if with_ttl else now + encode(cell)))
+            elif stored >> group & 1:
                 # Where no row of the group was ever written there is none to delete.
-                if stored >> unpack_group(row) & 1:
-                    changes.append((row, None))
-                continue
-            groups |= 1 << unpack_group(row)
-            changes.append((row, pack_number(cell[1]) + encode(cell[0]) if with_ttl else now + encode(cell)))
+                changes.append((row, None))
+                self._doubtful.add(namespace)
         self._column.write(changes)
-        if any(value is None for _, value in changes):
-            self._doubtful.add(namespace)
-        if groups | stored:
-            self._stored[namespace] = stored | groups
-
-    def _rows_of(self, namespace: int, keys: list[Key]) -> list[bytes]:
-        """The rows' keys of `keys`, in their order."""
-        groups = list(map(self._groups.__getitem__, keys))
-        space = pack_number(namespace)
-        prefixes = {group: pack_group(group) + space for group in set(groups)}
-        return [prefixes[group] + encoded for group, encoded in zip(groups, map(encode_key, keys), strict=True)]
+        for group in put_groups:
+            stored |= 1 << group
+        if stored:
+            self._stored[namespace] = stored
 
     def _prefixes(self, namespace: int) -> list[bytes]:
         """The prefixes under which a namespace has rows, in the order of key groups."""
@@ -329,7 +394,7 @@ class RocksDbTable:
             return True
         if (space is not None and space.complete) or namespace not in self._stored:
             return False
-        if space is not None and space.dirty:
+        if space is not None:
             self._write_back(namespace, space)
         if namespace not in self._doubtful:
             return True

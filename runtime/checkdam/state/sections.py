@@ -1,0 +1,127 @@
+"""Writing all tables and timers of a backend into one file of blocks, and finding them again.
+
+Both backends do this: the hashmap backend with all it has, the RocksDB backend with what its caches hold that the
+database lacks. It happens in a forked child, or on the task thread when there is so little that a fork would take longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from checkdam.core.errors import CheckpointError, CorruptCheckpointError
+from checkdam.state.base import LocalFile
+from checkdam.state.blocks import Block, BlockWriter, read_blocks
+from checkdam.state.forked import ForkedSnapshot, WrittenSnapshot, fork_snapshot
+from checkdam.state.record import SnapshotRecord, write_record
+
+FORK_FROM_ENTRIES: Final = 20_000
+"""From this many entries on a fork is shorter than encoding on the spot."""
+
+SNAPSHOT_TIMEOUT_S: Final = 600.0
+"""How long a snapshot may take to be written; the coordinator's checkpoint timeout normally comes first."""
+
+
+class Part(Protocol):
+    """A table, or the timers of an operator, as far as snapshots are concerned."""
+
+    def sizes(self) -> Iterator[int]:
+        """How many entries a snapshot would hold, container by container."""
+        ...
+
+    def group_runs(self) -> dict[int, list[Any]]:
+        """Key group → what `blocks` needs to write the entries of that group."""
+        ...
+
+    def blocks(self, group_runs: list[Any]) -> Iterator[Block]:
+        """The entries of one key group."""
+        ...
+
+    def load_block(self, block: Block) -> None:
+        """Add, or delete, the entries of a block."""
+        ...
+
+
+class SectionWriter:
+    """Writes snapshots of a backend's parts.
+
+    Args:
+        name: The file's name.
+        key_groups: The key groups that may occur.
+        fork_from_entries: With fewer entries than this they are written on the spot.
+        timeout_s: After this time a process that writes them is killed.
+    """
+
+    def __init__(self, name: str, key_groups: range, fork_from_entries: int, timeout_s: float) -> None:
+        self._name = name
+        self._key_groups = key_groups
+        self._fork_from_entries = fork_from_entries
+        self._timeout_s = timeout_s
+        self._forked: list[ForkedSnapshot] = []
+
+    def write(self, directory: Path, parts: list[Part], record: SnapshotRecord) -> ForkedSnapshot | WrittenSnapshot:
+        """Freeze `parts` as they are now and begin to write them, and `record`, into `directory`."""
+
+        def write() -> list[LocalFile]:
+            return [write_record(directory, record), *self._write_parts(directory / self._name, parts)]
+
+        self._forked = [snapshot for snapshot in self._forked if not snapshot.ended]
+        if not self._are_small(parts):
+            # Refused for want of memory: a long pause is better than no checkpoint.
+            with contextlib.suppress(OSError):
+                snapshot = fork_snapshot(directory, write, self._timeout_s)
+                self._forked.append(snapshot)
+                return snapshot
+        return WrittenSnapshot(directory, write)
+
+    def read(self, files: list[LocalFile], sections: int) -> list[list[bytes]]:
+        """The blocks that each section has among `files`, for `open_block`.
+
+        Raises:
+            CorruptCheckpointError: The file is damaged.
+        """
+        bodies: list[list[bytes]] = [[] for _ in range(sections)]
+        for file in files:
+            if file.name == self._name:
+                for section, body in read_blocks(file.path, self._key_groups):
+                    if section >= sections:
+                        raise CorruptCheckpointError(f"{file.path} holds a table that its `state.json` does not name")
+                    bodies[section].append(body)
+        return bodies
+
+    def close(self) -> None:
+        """Cancel what is still being written."""
+        for snapshot in self._forked:
+            if not snapshot.ended:
+                snapshot.cancel()
+        self._forked.clear()
+
+    def _are_small(self, parts: list[Part]) -> bool:
+        """Whether there are few entries; containers count too, so that a million empty ones are not walked through."""
+        seen = 0
+        for size in chain.from_iterable(part.sizes() for part in parts):
+            seen += size + 1
+            if seen >= self._fork_from_entries:
+                return False
+        return True
+
+    def _write_parts(self, path: Path, parts: list[Part]) -> list[LocalFile]:
+        by_group = [part.group_runs() for part in parts]
+        groups = sorted(set().union(*by_group))
+        for group in groups:
+            if group not in self._key_groups:
+                raise CheckpointError(
+                    f"there is state of key group {group}, but this subtask owns {self._key_groups.start}.."
+                    f"{self._key_groups.stop - 1}: a record was sent to the wrong subtask"
+                )
+        if not groups:
+            return []
+        with contextlib.closing(BlockWriter(path)) as writer:
+            for group in groups:
+                for section, part in enumerate(parts):
+                    for block in part.blocks(by_group[section].pop(group, [])):
+                        writer.write(group, section, block)
+            return [writer.finish()]

@@ -1,0 +1,114 @@
+"""The jobs of the fault runs, and what they must yield: imported by the jobs' processes and by the tests alike.
+
+Records are numbers made by a generator, in event time out of order but never late. Everything that a job must yield is
+computed here a second time, naively, from the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import Any
+
+import checkdam as cd
+
+KEYS = 17
+STEP_MS = 10
+DISORDER_MS = 400
+SIZE_MS = 1_000
+SLIDE_MS = 500
+GAP_MS = 150
+
+
+def time_of(index: int) -> int:
+    """Event time: grows by a step per record, shaken by up to the disorder; with pauses, so that sessions end."""
+    shaken = (index * 7_919) % DISORDER_MS
+    return index * STEP_MS + (index // 500) * 3 * DISORDER_MS + shaken
+
+
+def key_of(index: int) -> str:
+    """The key of a record."""
+    return f"k{(index * 31) % KEYS}"
+
+
+class RunningTotals(cd.ProcessFunction):
+    """Counts and sums in a process function with value, map and list state and an event-time timer every so often."""
+
+    total = cd.ValueState("total", int)
+    seen = cd.MapState("seen", int, int)
+    recent = cd.ListState("recent", int)
+
+    def process(self, value: int, ctx: Any) -> Any:
+        self.total.update(self.total.get(0) + value)
+        self.seen.put(value % 3, self.seen.get(value % 3, 0) + 1)
+        self.recent.add(value)
+        ctx.register_event_timer(ctx.time_ms // SIZE_MS * SIZE_MS + SIZE_MS + 2 * DISORDER_MS)
+
+    def on_timer(self, time_ms: int, ctx: Any) -> Any:
+        recent = sorted(self.recent.get())
+        self.recent.clear()
+        return [("batch", ctx.key, recent[0] if recent else -1, len(recent))] if recent else []
+
+
+def build(pipeline: cd.Pipeline, args: dict[str, Any]) -> None:
+    """The pipeline that `args["windows"]` names, over `args["records"]` records in `args["splits"]` splits."""
+    source = cd.GeneratorSource(
+        lambda index: index,
+        count=args["records"],
+        splits=args["splits"],
+        rate_per_second=args["rate"],
+        timestamps=time_of,
+        value_type=int,
+    )
+    numbers = pipeline.source("numbers", source, cd.bounded_out_of_orderness(2 * DISORDER_MS))
+    sink = cd.json_lines_sink(args["out"])
+    kind = args["windows"]
+    if kind == "records":
+        numbers.rebalance().map(lambda n: [n], name="wrap").sink("out", sink)
+        return
+    keyed = numbers.key_by(key_of)
+    if kind == "process":
+        keyed.process(RunningTotals, name="totals").map(list, name="rows").sink("out", sink)
+        return
+    windows = {
+        "tumbling": cd.Tumbling(SIZE_MS),
+        "sliding": cd.Sliding(SIZE_MS, SLIDE_MS),
+        "session": cd.Session(GAP_MS),
+    }[kind]
+    aggregate = cd.combined(n=cd.count(), total=cd.sum_of())
+    keyed.window(windows).aggregate(aggregate, emit=row, name="window").sink("out", sink)
+
+
+def row(key: str, start_ms: int, end_ms: int, result: dict[str, Any]) -> list[Any]:
+    """A result as a row of JSON."""
+    return [key, start_ms, end_ms, result["n"], result["total"]]
+
+
+def expected(windows: str, records: int) -> Counter[tuple[Any, ...]]:
+    """All rows that the job must yield, as a multiset."""
+    if windows == "records":
+        return Counter((index,) for index in range(records))
+    groups: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for index in range(records):
+        groups[key_of(index)].append((time_of(index), index))
+    rows: Counter[tuple[Any, ...]] = Counter()
+    for key, members in groups.items():
+        for start, end in _windows(windows, sorted(members)):
+            inside = [index for time, index in members if start <= time < end]
+            if inside:
+                rows[key, start, end, len(inside), sum(inside)] += 1
+    return rows
+
+
+def _windows(kind: str, members: list[tuple[int, int]]) -> set[tuple[int, int]]:
+    times = [time for time, _ in members]
+    if kind == "session":
+        found, start, last = set(), times[0], times[0]
+        for time in times[1:]:
+            if time >= last + GAP_MS:
+                found.add((start, last + GAP_MS))
+                start = time
+            last = time
+        return found | {(start, last + GAP_MS)}
+    slide = SLIDE_MS if kind == "sliding" else SIZE_MS
+    starts = {(time // slide - back) * slide for time in times for back in range(SIZE_MS // slide)}
+    return {(start, start + SIZE_MS) for start in starts}
