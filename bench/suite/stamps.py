@@ -105,7 +105,9 @@ def lines_per_second(stamps: list[Stamp], total_lines: int, warm_up_share: float
                 start = read, stamp.time_ms
     outputs = [stamp.time_ms for stamp in stamps if stamp.kind == OUT]
     if start is None or not outputs:
-        raise ValueError(f"the run must have read its {total_lines} lines and made results (read {sum(by_worker.values())})")
+        raise ValueError(
+            f"the run must have read its {total_lines} lines and made results (read {sum(by_worker.values())})"
+        )
     read, start_ms = start
     if outputs[-1] <= start_ms:
         raise ValueError(f"the run must last longer than its warm-up to be measured (got {total_lines} lines)")

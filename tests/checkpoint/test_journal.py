@@ -473,6 +473,9 @@ def test_using_a_journal_wrongly_is_said_at_once() -> None:
         journal.fence()
     with pytest.raises(ValueError, match="`fence`"):
         journal.append("fence")
+    with pytest.raises(TypeError):
+        journal.append("reserve", data=object())
+    assert journal.append("reserve", data=1).seq == 2
 
 
 def test_an_entry_is_small_readable_json(storage: Storage) -> None:

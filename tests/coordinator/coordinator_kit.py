@@ -315,6 +315,8 @@ class Worker:
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
+        if self._writer is None:
+            return
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()

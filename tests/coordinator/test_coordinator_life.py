@@ -26,7 +26,7 @@ from checkdam.checkpoint.storage.file import FileStorage
 from checkdam.checkpoint.storage.memory import MemoryStorage
 from checkdam.checkpoint.store import CheckpointStore
 from checkdam.connectors.base import Split
-from checkdam.core.errors import StorageError
+from checkdam.core.errors import StorageError, UnknownOutcomeError
 from checkdam.graph.model import Graph, Node, SourceSpec
 from checkdam.wire.messages import (
     Abort,
@@ -39,6 +39,7 @@ from checkdam.wire.messages import (
     Ended,
     Failed,
     Peers,
+    Prepare,
     RequestSplits,
     Shutdown,
     Start,
@@ -55,6 +56,18 @@ class FullDisk(FileStorage):
         if self.full:
             raise StorageError("create", path, "no space left on device", "free some")
         super().create(path, data)
+
+
+class LostAnswers(FileStorage):
+    """Storage that writes journal entries but does not say so, as often as a test says."""
+
+    lose = 0
+
+    def create(self, path: str, data: bytes) -> None:
+        super().create(path, data)
+        if path.startswith("journal/") and self.lose:
+            self.lose -= 1
+            raise UnknownOutcomeError("create", path, "the connection broke")
 
 
 class SlowJournal(FileStorage):
@@ -114,6 +127,7 @@ async def test_periodic_checkpoints_hold_states_and_the_splits_that_nobody_has(t
         first.send(RequestSplits((await first.until(Start)).attempt, "numbers"))
         await first.until(AssignSplits)
         await second.until(Complete, 3)
+        assert first.of(Prepare)[0].checkpoint == 1
         triggers = first.of(Trigger)
         assert [trigger.base for trigger in triggers[:3]] == [0, 1, 2]
         complete = first.of(Complete)[2].checkpoint
@@ -541,3 +555,37 @@ async def test_a_commit_that_is_under_way_when_the_attempt_fails_counts_for_the_
         assert restore is not None
         assert restore.id == 1
         assert not found[0].of(Complete)
+
+
+async def test_a_wish_for_a_checkpoint_is_fulfilled_once_and_does_not_undo_a_later_stop(tmp_path: Path) -> None:
+    async with coordinator(tmp_path) as running, workers(running) as found:
+        await started(found)
+        for count in (1, 2):
+            await running.call("POST", "/v1/checkpoints", {})
+            complete = await found[0].until(Complete, count)
+    wish = {"restore_from": f"file://{tmp_path}/checkpoints/default/test/chk-1-1.1-0", "request": "w1"}
+    async with coordinator(tmp_path, **wish) as running, workers(running) as found:
+        await started(found)
+        assert (await running.call("GET", "/v1/job"))[1]["restoredFrom"] == wish["restore_from"]
+        restore = found[0].of(Deploy)[0].restore
+        assert restore is not None
+        assert restore.id == complete.checkpoint + 1
+        await running.call("POST", "/v1/stop", {})
+        assert await running.exit_code() == 0
+    assert (await ending_at_once(tmp_path, **wish)).state == "NOT_RESUMED"
+    async with coordinator(tmp_path, resume=True, **wish) as running, workers(running) as found:
+        await started(found)
+        restore = found[0].of(Deploy)[0].restore
+        assert restore is not None
+        assert restore.id == complete.checkpoint + 2
+
+
+async def test_an_entry_whose_answer_was_lost_is_settled_before_anything_else_happens(tmp_path: Path) -> None:
+    storage = LostAnswers(tmp_path / "checkpoints" / "default" / "test")
+    async with coordinator(tmp_path, storage=storage) as running, workers(running) as found:
+        await started(found)
+        storage.lose = 1
+        await running.call("POST", "/v1/checkpoints", {})
+        assert (await found[0].until(Complete)).checkpoint == 1
+        assert not found[0].of(Abort)
+        assert storage.lose == 0

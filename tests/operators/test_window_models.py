@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,7 +133,7 @@ def check_against(model: WindowModel | SessionModel, run: OperatorRun, steps: li
             run.watermark(what)
             assert run.taken() == model.watermark(what)
     assert run.metrics.late_records == len(run.late) == model.late
-    assert run.backend.size_hint() == 0, "state is left after the end"
+    assert run.operator._table.namespaces() == [], "state is left after the end"
 
 
 ASSIGNERS = [
@@ -231,3 +234,20 @@ def test_windows_too_large_for_one_dictionary_give_the_same_output(steps: list[S
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(panes, "_MERGED_KEYS", 1)
         check_against(model, OperatorRun(lambda: WindowOperator("w", assigner, sum_of(), 6, "late")), steps)
+
+
+@given(steps=STEPS, lateness_ms=st.sampled_from([0, 6]), which=st.integers(0, 2))
+@settings(max_examples=25, deadline=None)
+def test_windows_on_rocksdb_equal_the_models(steps: list[Step], lateness_ms: int, which: int) -> None:
+    model: WindowModel | SessionModel = SessionModel(8, lateness_ms)
+    make: Callable[[], Any] = partial(SessionWindowOperator, "w", 8, sum_of(), lateness_ms, "late")
+    if which:
+        assigner = Sliding(10, 4) if which == 1 else Tumbling(7)
+        model = WindowModel(assigner.window_starts, assigner.size_ms, lateness_ms)
+        make = partial(WindowOperator, "w", assigner, sum_of(), lateness_ms, "late")
+    with tempfile.TemporaryDirectory() as folder:
+        run = OperatorRun(make, rocksdb_in=Path(folder))
+        try:
+            check_against(model, run, steps)
+        finally:
+            run.close()

@@ -1,4 +1,4 @@
-"""Runs one operator on a real hashmap backend, with restores at any moment."""
+"""Runs one operator on a real state backend, with restores at any moment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from checkdam.core.batch import MIN_TIME, Batch
 from checkdam.core.clock import ManualClock
 from checkdam.operators.base import Operator, OperatorContext, OperatorMetrics, WatermarkFloor
-from checkdam.state.hashmap import HashMapBackend
+from checkdam.state.backends import BackendKind, make_backend
 
 KEY_GROUPS = 8
 
@@ -20,10 +20,15 @@ Row = tuple[Any, int, Any]
 
 
 class OperatorRun:
-    """An operator in a subtask that owns all key groups; `outputs` and `late` collect what it yields."""
+    """An operator in a subtask that owns all key groups; `outputs` and `late` collect what it yields.
 
-    def __init__(self, make: Callable[[], Operator], now_ms: int = 0) -> None:
+    State is kept by the hashmap backend, or by RocksDB in the folder `rocksdb_in`.
+    """
+
+    def __init__(self, make: Callable[[], Operator], now_ms: int = 0, rocksdb_in: Path | None = None) -> None:
         self.make = make
+        self.rocksdb_in = rocksdb_in
+        self.lives = 0
         self.clock = ManualClock(now_ms)
         self.metrics = OperatorMetrics()
         self.outputs: list[tuple[Any, int | None]] = []
@@ -50,12 +55,11 @@ class OperatorRun:
     def restore(self, floors: dict[int, int] | None = None) -> None:
         """Snapshot the operator and go on with a new one that was restored from it."""
         own = self.operator.snapshot(1)
-        with tempfile.TemporaryDirectory() as folder:
-            files = self.backend.snapshot(Path(folder)).finish()
+        with tempfile.TemporaryDirectory() as snapshot_folder:
+            files = self.backend.snapshot(Path(snapshot_folder)).finish()
             if floors is None and self.watermark_ms > MIN_TIME:
                 floors = dict.fromkeys(range(KEY_GROUPS), self.watermark_ms)
-            self.operator.close()
-            self.backend.close()
+            self.close()
             self._open(files, WatermarkFloor(floors or {}), [] if own is None else [own])
 
     def take(self, batches: Iterable[Batch]) -> None:
@@ -72,12 +76,22 @@ class OperatorRun:
         self.outputs.clear()
         return found
 
+    def close(self) -> None:
+        self.operator.close()
+        self.backend.close()
+
     def _wake(self) -> None:
         self.wakes += 1
 
     def _open(self, files: list[Any], floor: WatermarkFloor, own: list[Any]) -> None:
         self.operator = self.make()
-        self.backend = HashMapBackend(range(KEY_GROUPS), KEY_GROUPS, Path("unused"), clock=self.clock)
+        self.lives += 1
+        folder = (self.rocksdb_in or Path("unused")) / str(self.lives)
+        kind: BackendKind = "hashmap"
+        if self.rocksdb_in is not None:
+            folder.mkdir()
+            kind = "rocksdb"
+        self.backend = make_backend(kind, range(KEY_GROUPS), KEY_GROUPS, folder, self.clock, 4 << 20)
         if files:
             self.backend.restore(files)
         context = OperatorContext("w", 0, 1, self.backend, self.clock, self.metrics, "1.1", floor, self._wake)

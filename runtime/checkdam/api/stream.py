@@ -181,7 +181,7 @@ class Stream:
 
     def print(self, prefix: str = "", *, name: str | None = None) -> None:
         """Print the records; repeated after a failure."""
-        sink = PrintSink(prefix)
+        sink: Sink[Any] = PrintSink(prefix)
         self._pipeline.add("sink", name, lambda op: sink_operator(op, sink), [self._feed()], state={})
 
     def _feed(self, partition: Partition = Partition.FORWARD, port: int = 0) -> Feed:

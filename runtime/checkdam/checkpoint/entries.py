@@ -6,6 +6,7 @@ the entry before it said, so nobody ever has to read the journal from its beginn
 
 from __future__ import annotations
 
+import uuid
 from typing import Any, Final, Literal
 
 import msgspec
@@ -63,6 +64,44 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.follows if self.kind == "fence" else self.kind
 
 
+def fence_after(
+    before: JournalEntry | None,
+    *,
+    seq: int,
+    epoch: int,
+    attempt: int = 0,
+    floor: int,
+    time_ms: int,
+    fresh: bool = False,
+) -> JournalEntry:
+    """A fence with a new nonce that repeats what stands after the entry `before`; nothing where that is `None`."""
+    fence = JournalEntry(
+        version=ENTRY_VERSION,
+        seq=seq,
+        epoch=epoch,
+        attempt=attempt,
+        nonce=uuid.uuid4().hex,
+        kind="fence",
+        fresh=fresh,
+        floor=floor,
+        time_ms=time_ms,
+    )
+    if before is None:
+        return fence
+    return msgspec.structs.replace(
+        fence,
+        checkpoint=before.checkpoint,
+        checkpoint_id=before.checkpoint_id,
+        retained=before.retained,
+        data=before.data,
+        follows=before.decision,
+    )
+
+
+class _Version(msgspec.Struct):
+    version: int
+
+
 def encode_entry(entry: JournalEntry) -> bytes:
     """An entry as stored."""
     return msgspec.json.encode(entry)
@@ -75,10 +114,6 @@ def decode_entry(data: bytes, seq: int, where: str) -> JournalEntry:
         CorruptCheckpointError: It is no entry, or that of another slot.
         IncompatibleCheckpointError: It is of a newer format.
     """
-
-    class _Version(msgspec.Struct):
-        version: int
-
     try:
         version = msgspec.json.decode(data, type=_Version).version
         if version > ENTRY_VERSION:

@@ -50,6 +50,7 @@ OUTCOME_FILE: Final = "outcome.json"
 """In the run directory: how the job ended, as JSON (`Ending`)."""
 
 _RESERVATIONS_KEPT_MS: Final = 3_600_000
+_CLEANING_PATIENCE_S: Final = 5.0
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -59,12 +60,14 @@ class Ending(msgspec.Struct, frozen=True):
         state: FINISHED, STOPPED, FAILED or DEPOSED; NOT_RESUMED where the job was stopped before and waits to be resumed.
         message: For people.
         checkpoint: Folder of the last checkpoint in the job's storage; empty if there is none.
+        last_checkpoint: Its number; `None` if there is none.
         exit_code: Of the process.
     """
 
     state: str
     message: str
     checkpoint: str
+    last_checkpoint: int | None
     exit_code: int
 
 
@@ -74,6 +77,9 @@ async def run_coordinator(config: CoordinatorConfig) -> int:
     Raises:
         CheckdamError: The configuration, the manifest, the entrypoint or a secret file is wrong.
     """
+    if config.lifeline_fd >= 0:
+        # Nobody is there any more to be served; a new run fences this epoch and goes on from its last checkpoint.
+        asyncio.get_running_loop().add_reader(config.lifeline_fd, os._exit, EXIT_FAILED)
     job = parse_manifest(config.manifest)
     base_folder = Path(config.base_folder)
     graph = load_graph(job, base_folder, Path(config.run_dir) / INLINE_FOLDER)
@@ -129,12 +135,13 @@ class _Coordinator:
         try:
             verdict = await self._records.take_over(
                 fresh=config.fresh,
-                resume=config.resume or bool(config.restore_from),
+                resume=config.resume,
                 origin=config.origin,
                 again=config.may_repeat_origin,
             )
             if verdict == "finished":
-                return self._ending("FINISHED", "the job had finished before; start it afresh to run it again", EXIT_OK)
+                message = "the job had finished before; `--fresh` or `restoreFrom: Fresh` starts it over"
+                return self._ending("FINISHED", message, EXIT_OK)
             if verdict == "stopped":
                 message = "the job was stopped and has not been resumed; resume it to go on from its last checkpoint"
                 return self._ending("NOT_RESUMED", message, EXIT_FAILED)
@@ -171,7 +178,7 @@ class _Coordinator:
         try:
             signals.install()
             outcome = await job.run()
-            await self._records.flush()
+            await self._records.flush(_CLEANING_PATIENCE_S)
             return outcome
         except DeposedError:
             deposed = True
@@ -203,7 +210,9 @@ class _Coordinator:
 
     def _ending(self, state: str, message: str, exit_code: int) -> Ending:
         last = self._records.last
-        return Ending(state, message, last.folder if last is not None else "", exit_code)
+        if last is None:
+            return Ending(state, message, "", None, exit_code)
+        return Ending(state, message, last.folder, last.manifest.id, exit_code)
 
 
 class _Signals:

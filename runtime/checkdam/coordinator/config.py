@@ -31,9 +31,10 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         restore_from: Uri of a checkpoint, or of a job's folder, to start from.
         request: Names the wish of `fresh` or `restore_from`; new for every wish. A coordinator that is started again with the
             same one goes on from the last checkpoint since, instead of starting over once more.
-        start_count: The how manieth coordinator of this job this is, from 1. It is the epoch of `memory://`, which has no
+        start_count: Counts the coordinators that were started for this job, from 1. It is the epoch of `memory://`, which has no
             journal that outlives its coordinator.
         external_schedule: Somebody else triggers checkpoints, and the coordinator only those that are overdue.
+        lifeline_fd: An inherited pipe; its end of file means that whoever started us is gone, and ends the process. -1 for none.
         stop_on_signal: SIGTERM and SIGINT stop the job with a last checkpoint. Otherwise they end the process at once, and the
             next one goes on.
     """
@@ -54,6 +55,7 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     request: str = ""
     start_count: int = 1
     external_schedule: bool = False
+    lifeline_fd: int = -1
     stop_on_signal: bool = True
 
     @property

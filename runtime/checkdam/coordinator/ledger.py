@@ -118,7 +118,8 @@ class Ledger:
         Args:
             fresh: The job is to start over.
             resume: The job may start although it was stopped.
-            origin: Names the wish to start over; empty if there is none.
+            origin: Names the wish to start over or from a certain checkpoint, which overrules what keeps the job from starting;
+                empty if there is none.
             again: This coordinator replaces one that was started with the same wish.
 
         Raises:
@@ -126,12 +127,11 @@ class Ledger:
             StorageError, CheckpointError: The journal cannot be read or written.
         """
         tail = self._journal.tail()
-        notes = _notes(tail)
-        fresh = fresh and not (again and tail is not None and bool(origin) and notes.origin == origin)
-        if not fresh and (verdict := _verdict(tail, resume)) != "go":
+        wished = bool(origin) and not (again and _notes(tail).origin == origin)
+        if not wished and (verdict := _verdict(tail, resume)) != "go":
             return verdict
-        fence = self._journal.fence(fresh)
-        if not fresh and (verdict := _verdict(fence, resume)) != "go":
+        fence = self._journal.fence(fresh and wished)
+        if not wished and (verdict := _verdict(fence, resume)) != "go":
             return verdict
         self.notes = _notes(fence)
         self._retained = list(fence.retained)
@@ -349,10 +349,15 @@ class Ledger:
     def _settled(self) -> JournalEntry:
         while True:
             try:
-                return self._journal.settle()
-            except UnknownOutcomeError as error:
+                # `check` settles, and gives up when storage has been silent for too long.
+                self._journal.check()
+            except StorageError as error:
                 _log.warning("nothing is committed or deleted until storage answers: %s", error)
                 self._sleep(_SETTLE_PAUSE_S)
+                continue
+            last = self._journal.last
+            assert last is not None  # noqa: S101 - something has been appended
+            return last
 
 
 def checkpoint_folder(checkpoint: int, epoch: int, attempt: int) -> str:

@@ -141,10 +141,10 @@ class Records:
         """Delete old journal entries, in the background."""
         self._clean(self._ledger.prune)
 
-    async def flush(self) -> None:
-        """Wait for the cleaning that is under way."""
+    async def flush(self, patience_s: float) -> None:
+        """Wait for the cleaning that is under way, for at most `patience_s`; what is left is swept by the next coordinator."""
         if self._background:
-            await asyncio.wait(self._background)
+            await asyncio.wait(self._background, timeout=patience_s)
 
     def _clean(self, work: Callable[[], object]) -> None:
         future = self._thread.run(work)

@@ -87,17 +87,16 @@ class _Base:
 
     def finish(self, code: int, outcome: dict[str, Any], *, killed: bool) -> None:
         state = outcome.get("state", "")
-        last = outcome.get("lastCheckpoint") or outcome.get("last_checkpoint")
-        number = last.get("id") if isinstance(last, dict) else last
+        checkpoint = outcome.get("checkpoint", "")
         if killed:
             self.say(f"{self._job.job_id} was killed; run the same command again to go on from the last checkpoint")
         elif code == 0 and state == "STOPPED":
-            where = f" after checkpoint {number}" if number is not None else ""
+            where = f" after {checkpoint}" if checkpoint else ""
             self.say(f"{self._job.job_id} stopped{where}; run the same command again to go on")
         elif code == 0:
             self.say(outcome.get("message") or f"{self._job.job_id} finished")
         else:
-            self.say(f"{self._job.job_id} failed: {outcome.get('error') or outcome.get('message') or 'see the logs'}")
+            self.say(f"{self._job.job_id} failed: {outcome.get('message') or 'its coordinator could not begin; see its log'}")
 
     def _tell_news(self, job: dict[str, Any]) -> None:
         """Say once what happened since: a restored checkpoint, a failure."""

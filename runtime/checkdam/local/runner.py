@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -39,8 +39,9 @@ GRACE_S: Final = 5.0
 STOP_TIMEOUT_S: Final = 60.0
 """How long a last checkpoint may take after Ctrl-C before the job is left as it is."""
 
-FINAL_CODES: Final = frozenset({0, 1, 2})
-"""Exit codes of a coordinator whose job has ended: finished or stopped, failed, cannot begin."""
+FINAL_CODES: Final = frozenset({0, 1, 2, 3})
+"""Exit codes of a coordinator that is not started again: the job finished or was stopped, it failed, it cannot begin, or
+another run of the same job has taken it over."""
 
 
 def run_local(
@@ -101,14 +102,14 @@ class _Run:
         self._write_secrets()
         lifeline, keep_open = os.pipe()
         self.api = CoordinatorApi(self.folder / "coordinator.json", self.token)
-        self.coordinator = self._keep("coordinator", self._coordinator_command, lifeline, FINAL_CODES.__contains__)
+        self.coordinator = self._keep("coordinator", self._coordinator_command(lifeline), lifeline, FINAL_CODES.__contains__)
         self.workers = [
             self._keep(f"worker {index}", self._worker_command(index, lifeline), lifeline, lambda code: False)
             for index in range(self.job.spec.parallelism)
         ]
         loop = asyncio.get_running_loop()
         job_ended = asyncio.create_task(self.coordinator.keep())
-        tasks = [asyncio.create_task(worker.keep()) for worker in self.workers]
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(worker.keep()) for worker in self.workers]
         tasks.append(asyncio.create_task(self._watch()))
         self.killed = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -211,23 +212,28 @@ class _Run:
         log_file = self.folder / "logs" / f"{name.replace(' ', '-')}.log"
         return Kept(name, command, log_file, lifeline, is_final, self.display.output)
 
-    def _coordinator_command(self, start: int) -> list[str]:
-        config = CoordinatorConfig(
-            manifest=self.job.to_manifest(),
-            base_folder=str(self.base_folder),
-            secret_file=str(self.folder / "secret"),
-            token_file=str(self.folder / "token"),
-            run_dir=str(self.folder),
-            address_file=str(self.folder / "coordinator.json"),
-            resume=True,
-            fresh=self.fresh,
-            restore_from=self.restore_from,
-            request=self.request,
-            start_count=start,
-        )
-        path = self.folder / "coordinator-config.json"
-        path.write_bytes(msgspec.json.encode(config))
-        return python_module("checkdam.coordinator", str(path))
+    def _coordinator_command(self, lifeline: int) -> Callable[[int], list[str]]:
+        def command(start: int) -> list[str]:
+            config = CoordinatorConfig(
+                manifest=self.job.to_manifest(),
+                base_folder=str(self.base_folder),
+                secret_file=str(self.folder / "secret"),
+                token_file=str(self.folder / "token"),
+                run_dir=str(self.folder),
+                address_file=str(self.folder / "coordinator.json"),
+                resume=True,
+                fresh=self.fresh,
+                restore_from=self.restore_from,
+                request=self.request,
+                start_count=start,
+                lifeline_fd=lifeline,
+                stop_on_signal=False,
+            )
+            path = self.folder / "coordinator-config.json"
+            path.write_bytes(msgspec.json.encode(config))
+            return python_module("checkdam.coordinator", str(path))
+
+        return command
 
     def _worker_command(self, index: int, lifeline: int) -> Callable[[int], list[str]]:
         def command(start: int) -> list[str]:

@@ -11,16 +11,12 @@ values. What nobody has asked for by the first snapshot is forgotten.
 
 from __future__ import annotations
 
-import contextlib
-import gc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from checkdam.core.clock import Clock
 from checkdam.core.keys import KeyGroups
 from checkdam.state.base import Key, LocalFile, SnapshotWriter, TableSpec
-from checkdam.state.blocks import open_block
 from checkdam.state.hashmap_maps import HashMapMapTable, HashMapTimers
 from checkdam.state.hashmap_values import HashMapTable
 from checkdam.state.record import (
@@ -34,24 +30,12 @@ from checkdam.state.record import (
     check_table,
     read_record,
 )
-from checkdam.state.sections import FORK_FROM_ENTRIES, SNAPSHOT_TIMEOUT_S, Part, SectionWriter
+from checkdam.state.sections import FORK_FROM_ENTRIES, SNAPSHOT_TIMEOUT_S, Part, SectionWriter, load_part
 
 BACKEND_NAME: Final = "hashmap"
 
 DATA_NAME: Final = "hashmap.blocks"
 """The file of a snapshot that holds all rows."""
-
-
-@contextlib.contextmanager
-def _without_collections() -> Iterator[None]:
-    """Automatic garbage collections off: while millions of objects are made they look at all of them again and again."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 class HashMapBackend:
@@ -121,7 +105,7 @@ class HashMapBackend:
         timers = self._timers.get(record)
         if timers is None:
             self._timers[record] = timers = HashMapTimers(self._groups)
-            self._load(timers, self._restored_timers.pop(record, []), record.id)
+            load_part(timers, self._restored_timers.pop(record, []), record.id)
         return timers
 
     def prepare(self) -> None:
@@ -183,12 +167,7 @@ class HashMapBackend:
             record, bodies = restored
             check_table(record, spec)
             del self._restored_tables[spec.id]
-            self._load(table, bodies, spec.id)
-
-    def _load(self, part: Part, bodies: list[bytes], where: str) -> None:
-        with _without_collections():
-            for body in bodies:
-                part.load_block(open_block(body, where))
+            load_part(table, bodies, spec.id)
 
     def _record(self) -> SnapshotRecord:
         return SnapshotRecord(

@@ -25,7 +25,6 @@ from checkdam.core.clock import Clock
 from checkdam.core.errors import CheckpointError, CorruptCheckpointError
 from checkdam.core.keys import KeyGroups
 from checkdam.state.base import Key, LocalFile, SnapshotWriter, TableSpec
-from checkdam.state.blocks import open_block
 from checkdam.state.forked import delete_contents
 from checkdam.state.record import (
     RECORD_VERSION,
@@ -44,7 +43,7 @@ from checkdam.state.rocksdb_rows import RowMaker, pack_group
 from checkdam.state.rocksdb_store import Column, Store
 from checkdam.state.rocksdb_timers import RocksDbTimers
 from checkdam.state.rocksdb_values import RocksDbTable
-from checkdam.state.sections import FORK_FROM_ENTRIES, SNAPSHOT_TIMEOUT_S, Part, SectionWriter
+from checkdam.state.sections import FORK_FROM_ENTRIES, SNAPSHOT_TIMEOUT_S, SectionWriter, load_part
 
 BACKEND_NAME: Final = "rocksdb"
 
@@ -165,7 +164,7 @@ class RocksDbBackend:
         if table is None:
             column = self._claimed_column(spec)
             self._values[spec.id] = table = RocksDbTable(spec, column, self._clock, self._rows, self._budget)
-            self._load(table, self._restored_tables.pop(spec.id, (None, []))[1], spec.id)
+            load_part(table, self._restored_tables.pop(spec.id, (None, []))[1], spec.id)
         check_same(table.spec, spec)
         return table
 
@@ -176,7 +175,7 @@ class RocksDbBackend:
         if table is None:
             column = self._claimed_column(spec)
             self._maps[spec.id] = table = RocksDbMapTable(spec, column, self._clock, self._rows, self._budget)
-            self._load(table, self._restored_tables.pop(spec.id, (None, []))[1], spec.id)
+            load_part(table, self._restored_tables.pop(spec.id, (None, []))[1], spec.id)
         check_same(table.spec, spec)
         return table
 
@@ -187,7 +186,7 @@ class RocksDbBackend:
         if timers is None:
             column = self._column(_timers_column(record))
             self._timers[record] = timers = RocksDbTimers(column, self._rows, self._budget)
-            self._load(timers, self._restored_timers.pop(record, []), record.id)
+            load_part(timers, self._restored_timers.pop(record, []), record.id)
         return timers
 
     def prepare(self) -> None:
@@ -278,10 +277,6 @@ class RocksDbBackend:
         if restored is not None:
             check_table(restored[0], spec)
         return self._column(_table_column(TableRecord.of(spec)))
-
-    def _load(self, part: Part, bodies: list[bytes], where: str) -> None:
-        for body in bodies:
-            part.load_block(open_block(body, where))
 
     def _column(self, name: str) -> Column:
         column = self._store().column(name)

@@ -4,7 +4,8 @@ Everything that is known about rocksdict is here, and nothing about tables. What
 
 * Raw mode stores bytes as they are; bounds of iterators do not work in it, so scans check prefixes themselves.
 * Most calls hold the GIL, a write for its whole duration: batches stay below a MiB.
-* Closing needs every column family closed first, and fails while another thread is inside a call.
+* A database stays open, with its threads, as long as anything refers to it: column families, handles. Closing fails
+  while another thread is inside a call.
 * The write-ahead log is off: what is not in a checkpoint is lost with the process anyway.
 """
 
@@ -125,6 +126,11 @@ class Column:
         """About how many rows there are."""
         return self.family.property_int_value("rocksdb.estimate-num-keys") or 0
 
+    def close(self) -> None:
+        """Let go of the database; the column cannot be used any more."""
+        self.family.close()
+        del self._handle  # it keeps the database open, its threads and its lock included
+
     def flush(self) -> None:
         """Write the memtable to a file, if it is worth one. Any thread."""
         if (self.family.property_int_value("rocksdb.cur-size-active-mem-table") or 0) >= _FLUSH_FROM_BYTES:
@@ -191,14 +197,13 @@ class Store:
 
     def checkpoint(self, path: Path) -> None:
         """Make `path`, which must not exist, a database of its own with what this one holds now, by hard links."""
-        self._join_flusher()
         rocksdict.Checkpoint(self._database).create_checkpoint(str(path))
 
     def close(self) -> None:
         """Close the database. Nothing of it may be used afterwards."""
         self._join_flusher()
         for column in self._columns.values():
-            column.family.close()
+            column.close()
         self._database.close()
 
     def _join_flusher(self) -> None:

@@ -7,6 +7,7 @@ database lacks. It happens in a forked child, or on the task thread when there i
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Final, Protocol
 
 from checkdam.core.errors import CheckpointError, CorruptCheckpointError
 from checkdam.state.base import LocalFile
-from checkdam.state.blocks import Block, BlockWriter, read_blocks
+from checkdam.state.blocks import Block, BlockWriter, open_block, read_blocks
 from checkdam.state.forked import ForkedSnapshot, WrittenSnapshot, fork_snapshot
 from checkdam.state.record import SnapshotRecord, write_record
 
@@ -43,6 +44,24 @@ class Part(Protocol):
     def load_block(self, block: Block) -> None:
         """Add, or delete, the entries of a block."""
         ...
+
+
+def load_part(part: Part, bodies: list[bytes], where: str) -> None:
+    """Give a part the blocks that were restored for it, named `where` in errors.
+
+    Raises:
+        CorruptCheckpointError: A block is damaged.
+        ValueTypeError: A value does not fit the declared type.
+    """
+    # While millions of objects are made, automatic collections would look at all of them again and again.
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        for body in bodies:
+            part.load_block(open_block(body, where))
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class SectionWriter:

@@ -19,4 +19,13 @@ from checkdam.core.clock import ManualClock
 from checkdam.testing.harness import Harness
 from checkdam.testing.sources import FAIL, PAUSE, PlannedFailureError, ScriptedSource
 
-__all__ = ["FAIL", "PAUSE", "CollectSink", "CommittedCollectSink", "Harness", "ManualClock", "PlannedFailureError", "ScriptedSource"]
+__all__ = [
+    "FAIL",
+    "PAUSE",
+    "CollectSink",
+    "CommittedCollectSink",
+    "Harness",
+    "ManualClock",
+    "PlannedFailureError",
+    "ScriptedSource",
+]

@@ -139,10 +139,11 @@ def _subtask(
     around: Surroundings,
     restore: CheckpointManifest | None,
 ) -> Subtask:
-    snapshots = [s for s in restore.subtasks if s.stage == stage.id] if restore is not None else []
+    everything = restore.subtasks if restore is not None else []
+    snapshots = [s for s in everything if s.stage == stage.id]
     metrics = [OperatorMetrics() for _ in stage.nodes]
     backend = _backend(stage, snapshots, settings, around) if stage.keyed else None
-    source = _source(stage, metrics[0], snapshots, settings, around, restore)
+    source = _source(stage, metrics[0], everything, settings, around, restore)
     floor = _floor(snapshots)
     operators = [node.factory() for node in stage.nodes if node.factory is not None]
     subtask = Subtask(
@@ -181,11 +182,12 @@ def _subtask(
             floor=floor,
             wake=wake,
         )
-        operator.open(context, _restored(snapshots, node.id))
+        operator.open(context, _restored(everything, node.id))
     return subtask
 
 
 def _restored(snapshots: list[SubtaskSnapshot], operator_id: str) -> list[Any]:
+    """What the operator had stored, in whatever stage it was: a changed graph may have cut its stages otherwise."""
     return [msgspec.msgpack.decode(s.operators[operator_id]) for s in snapshots if operator_id in s.operators]
 
 

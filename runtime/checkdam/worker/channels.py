@@ -18,9 +18,11 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from checkdam.core.batch import MIN_TIME, Batch
+from checkdam.core.batch import MIN_TIME, Batch, concat
+from checkdam.core.errors import ValueTypeError
 from checkdam.core.keys import decode_keys, encode_keys
 from checkdam.core.serde import Serde
+from checkdam.wire.frames import MAX_FRAME_BYTES
 
 DATA: Final = 0
 WATERMARK: Final = 1
@@ -31,6 +33,9 @@ CREDIT: Final = 5
 
 MAX_BATCH_BYTES: Final = 32 * 1024 * 1024
 """A batch that encodes to more is split before it is sent, well below the longest frame."""
+
+FRAME_OVERHEAD_BYTES: Final = 64
+"""More than what the heads of a frame and of a batch take."""
 
 Item = tuple[int, Any, int]
 """(kind, payload, bytes): the payload is a `Batch` or its encoded bytes, a watermark, a checkpoint number or None."""
@@ -121,32 +126,48 @@ class Input:
     def take_batch(self, max_records: int) -> Batch:
         """Take the batch at the head, together with small ones right behind it, up to about `max_records`.
 
-        A longer batch is cut: its rest goes back to the head of the queue and its bytes are granted with the rest.
+        A longer batch is cut: its rest goes back to the head of the queue, and its bytes are granted with its last piece.
         """
-        queue = self.queue
-        _, payload, size = queue.popleft()
-        batch = payload if type(payload) is Batch else decode_batch(payload, self.serde)
+        batch, granted = self._take_head()
         if len(batch) > max_records * 2:
-            queue.appendleft((DATA, batch.slice(max_records, len(batch)), size))
-            return batch.slice(0, max_records)
-        granted = size
-        if queue and queue[0][0] == DATA and len(batch) * 2 < max_records:
-            batch = Batch(list(batch.values), _copy(batch.times), _copy(batch.keys), batch.tag)
-            while queue and queue[0][0] == DATA and len(batch) * 2 < max_records:
-                _, payload, size = queue.popleft()
-                granted += size
-                more = payload if type(payload) is Batch else decode_batch(payload, self.serde)
-                batch.values += more.values
-                if batch.times is not None and more.times is not None:
-                    batch.times += more.times
-                if batch.keys is not None and more.keys is not None:
-                    batch.keys += more.keys
-        self.grant(granted)
+            batch, granted = self._cut(batch, granted, max_records)
+        elif len(batch) * 2 < max_records:
+            batch, granted = self._merge(batch, granted, max_records)
+        if granted:
+            self.grant(granted)
         return batch
 
+    def _take_head(self) -> tuple[Batch, int]:
+        _, payload, size = self.queue.popleft()
+        return (payload if type(payload) is Batch else decode_batch(payload, self.serde)), size
 
-def _copy(values: list[Any] | None) -> list[Any] | None:
-    return None if values is None else list(values)
+    def _cut(self, batch: Batch, size: int, max_records: int) -> tuple[Batch, int]:
+        """The first piece; all others go back at once, so that a very long batch is copied once and not once a piece."""
+        starts = range(max_records, len(batch), max_records)
+        for start in reversed(starts):
+            self.queue.appendleft((DATA, batch.slice(start, start + max_records), size))
+            size = 0
+        return batch.slice(0, max_records), 0
+
+    def _merge(self, batch: Batch, granted: int, max_records: int) -> tuple[Batch, int]:
+        """The batch and those behind it that have room beside it and are of its shape, as one."""
+        queue = self.queue
+        merged = [batch]
+        count = len(batch)
+        while queue and queue[0][0] == DATA and count * 2 < max_records:
+            more, size = self._take_head()
+            if count + len(more) > max_records * 2 or _shape(more) != _shape(batch):
+                queue.appendleft((DATA, more, size))
+                break
+            merged.append(more)
+            count += len(more)
+            granted += size
+        return concat(merged), granted
+
+
+def _shape(batch: Batch) -> tuple[bool, bool]:
+    """Processing-time timers may yield timed records on a stream whose other records have no times."""
+    return batch.times is None, batch.keys is None
 
 
 class LocalLink:
@@ -170,6 +191,9 @@ def encode_batch(batch: Batch, serde: Serde) -> Sequence[bytes]:
     """A batch as the payload of one frame, or of several if it is long.
 
     Layout: lengths of the three parts (4 bytes each, big-endian), values, times, keys; an absent part has length 0.
+
+    Raises:
+        ValueTypeError: A single record does not fit into a frame.
     """
     values = serde.encode_many(batch.values)
     times = b"" if batch.times is None else _times_encoder.encode(batch.times)
@@ -178,6 +202,11 @@ def encode_batch(batch: Batch, serde: Serde) -> Sequence[bytes]:
     if size > MAX_BATCH_BYTES and len(batch) > 1:
         half = len(batch) // 2
         return [*encode_batch(batch.slice(0, half), serde), *encode_batch(batch.slice(half, len(batch)), serde)]
+    if size > MAX_FRAME_BYTES - FRAME_OVERHEAD_BYTES:
+        raise ValueTypeError(
+            f"a record must encode to less than {MAX_FRAME_BYTES} bytes to travel between workers (got {size}); "
+            "keep large values outside the stream, or divide them"
+        )
     head = len(values).to_bytes(4, "big") + len(times).to_bytes(4, "big") + len(keys).to_bytes(4, "big")
     return [b"".join((head, values, times, keys))]
 

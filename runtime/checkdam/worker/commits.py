@@ -7,8 +7,7 @@ is tried again with growing pauses; a crash between tries is harmless, because r
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Final
 
@@ -25,6 +24,9 @@ class CommitThread:
         post: Hands a function over to the task thread.
         fail: Called with the error when work has failed for good.
         executor: Where work runs; one thread of its own by default.
+        pauses_s: Pauses between tries.
+
+    When work has failed for good nothing behind it is begun: its order would be broken.
     """
 
     def __init__(
@@ -32,10 +34,12 @@ class CommitThread:
         post: Callable[[Callable[[], None]], None],
         fail: Callable[[BaseException], None],
         executor: Executor | None = None,
+        pauses_s: Sequence[float] = RETRY_PAUSES_S,
     ) -> None:
         self._post = post
         self._fail = fail
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._pauses_s = pauses_s
         self._closed = threading.Event()
 
     def submit(self, work: Callable[[], None], done: Callable[[], None]) -> None:
@@ -48,28 +52,33 @@ class CommitThread:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, work: Callable[[], None], done: Callable[[], None]) -> None:
+        if self._closed.is_set():
+            return
         try:
-            run_with_retries(work, self._closed)
+            run_with_retries(work, self._closed, self._pauses_s)
         except Exception as error:
-            self._fail(error)
+            if not self._closed.is_set():
+                self._closed.set()
+                self._fail(error)
         else:
             self._post(done)
 
 
-def run_with_retries(work: Callable[[], None], closed: threading.Event | None = None) -> None:
-    """Run idempotent work, again after a pause when storage fails.
+def run_with_retries(
+    work: Callable[[], None],
+    closed: threading.Event | None = None,
+    pauses_s: Sequence[float] = RETRY_PAUSES_S,
+) -> None:
+    """Run idempotent work, again after a pause when storage fails, until `closed` is set.
 
     Raises:
-        StorageError: It still failed after the last pause.
+        StorageError: It still failed after the last pause, or when `closed` was set.
     """
-    for pause_s in (*RETRY_PAUSES_S, None):
+    closed = closed or threading.Event()
+    for pause_s in pauses_s:
         try:
             return work()
         except StorageError:
-            if pause_s is None or (closed is not None and closed.is_set()):
+            if closed.wait(pause_s):
                 raise
-            if closed is None:
-                time.sleep(pause_s)
-            else:
-                closed.wait(pause_s)
-    return None
+    return work()

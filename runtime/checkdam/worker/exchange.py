@@ -7,7 +7,8 @@ connection. Credits flow back over the same connection.
 Concurrency: one I/O thread owns reading: it is always reading, whatever the task thread does, and hands frames over by
 appending to channels' queues. Writing belongs to whoever holds a connection's lock: the task thread writes straight to
 the socket while that takes everything, and leaves the rest to the I/O thread. Connections are made by `connect`, in the
-task thread, and accepted by a thread of their own. A broken connection fails the attempt, once, by calling `fail`.
+task thread, and accepted by a `Listener`. A broken connection fails the attempt,
+once, by calling `fail`.
 """
 
 from __future__ import annotations
@@ -20,19 +21,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
 from checkdam.core.errors import AuthenticationError, CheckdamError
 from checkdam.wire.auth import Purpose
-from checkdam.wire.frames import FrameParser, authenticate_client, authenticate_server
+from checkdam.wire.frames import FrameParser, authenticate_client
 from checkdam.wire.messages import AttemptId
 from checkdam.worker.channels import CREDIT, DATA, Input, Item, Output
+from checkdam.worker.listener import HANDSHAKE_TIMEOUT_S, Listener
 
 log = logging.getLogger(__name__)
 
-HANDSHAKE_TIMEOUT_S: Final = 5.0
 RECEIVE_BYTES: Final = 256 * 1024
 SOCKET_BUFFER_BYTES: Final = 1024 * 1024
 CREDIT_SHARE: Final = 4
@@ -146,7 +146,6 @@ class Exchange:
         post: Callable[[Callable[[], None]], None],
         fail: Callable[[str], None],
     ) -> None:
-        self.rejected_peers = 0
         self._identity = identity
         self._wake_loop = wake
         self._post = post
@@ -156,14 +155,17 @@ class Exchange:
         self._inputs: dict[tuple[int, int], Input] = {}
         self._outputs: dict[tuple[int, int], Output] = {}
         self._closed = False
-        self._listener = socket.create_server((host, 0), backlog=128)
-        self.address: tuple[str, int] = self._listener.getsockname()[:2]
+        self._listener = Listener(host, identity.secret, self._admit)
+        self.address = self._listener.address
         self._waker, self._woken = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
-        self._handshakes = ThreadPoolExecutor(4, thread_name_prefix="handshake")
         self._io = threading.Thread(target=self._run_io, name="exchange", daemon=True)
-        threading.Thread(target=self._accept, name="accept", daemon=True).start()
+
+    @property
+    def rejected_peers(self) -> int:
+        """How many connections were dropped because they could not prove that they belong to the attempt."""
+        return self._listener.rejected
 
     def add_input(self, edge: int, sender: int, channel: Input) -> None:
         """Frames of `edge` from worker `sender` go to `channel`. Before `start`."""
@@ -202,10 +204,9 @@ class Exchange:
         for peer in range(me):
             self._add(peer, self._dial(peer, addresses[peer], deadline))
         with self._arrived:
-            while len(self._connections) < len(addresses) - 1:
+            while missing := sorted(set(range(len(addresses))) - set(self._connections) - {me}):
                 left_s = deadline - time.monotonic()
                 if left_s <= 0 or self._closed:
-                    missing = sorted(set(range(len(addresses))) - set(self._connections) - {me})
                     raise CheckdamError(f"worker {me} waited {timeout_s:g} s for the connections of workers {missing}")
                 self._arrived.wait(left_s)
 
@@ -224,16 +225,13 @@ class Exchange:
     def close(self) -> None:
         """Close everything; what breaks from now on is not reported."""
         self._closed = True
-        # A thread blocked in accept() is not woken by close(): shutdown does it.
-        for closing in (lambda: self._listener.shutdown(socket.SHUT_RDWR), lambda: self._waker.send(b"x")):
-            try:
-                closing()
-            except OSError:
-                pass
-        self._handshakes.shutdown(wait=False, cancel_futures=True)
-        if self._io.ident is not None:
-            self._io.join(5)
         self._listener.close()
+        try:
+            self._waker.send(b"x")
+        except OSError:
+            pass
+        if self._io.ident is not None:
+            self._io.join()
         for connection in self._connections.values():
             connection.socket.close()
         self._waker.close()
@@ -246,36 +244,21 @@ class Exchange:
 
     def _dial(self, peer: int, address: tuple[str, int], deadline: float) -> socket.socket:
         left_s = max(0.1, deadline - time.monotonic())
+        connection: socket.socket | None = None
         try:
-            connection = socket.create_connection(tuple(address), timeout=min(left_s, HANDSHAKE_TIMEOUT_S))
+            connection = socket.create_connection(address, timeout=min(left_s, HANDSHAKE_TIMEOUT_S))
             authenticate_client(connection, self._identity.secret, self._purpose(self._identity.index, peer))
         except (OSError, AuthenticationError) as error:
+            if connection is not None:
+                connection.close()
             raise CheckdamError(f"cannot connect to worker {peer} at {address[0]}:{address[1]}: {error}") from error
         return connection
 
-    def _accept(self) -> None:
-        while not self._closed:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                self._handshakes.submit(self._welcome, connection)
-            except RuntimeError:
-                connection.close()
-
-    def _welcome(self, connection: socket.socket) -> None:
-        connection.settimeout(HANDSHAKE_TIMEOUT_S)
-        try:
-            purpose = authenticate_server(connection, self._identity.secret)
-            peer = int(purpose.client)
-            if purpose != self._purpose(peer, self._identity.index) or peer <= self._identity.index:
-                raise AuthenticationError("the peer wants another worker or attempt")
-            self._add(peer, connection)
-        except (OSError, ValueError, AuthenticationError) as error:
-            self.rejected_peers += 1
-            log.warning("dropped a connection that could not authenticate: %s", error)
-            connection.close()
+    def _admit(self, purpose: Purpose, connection: socket.socket) -> None:
+        peer = int(purpose.client)
+        if purpose != self._purpose(peer, self._identity.index) or peer <= self._identity.index:
+            raise AuthenticationError("the peer wants another worker or attempt")
+        self._add(peer, connection)
 
     def _add(self, peer: int, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -311,13 +294,19 @@ class Exchange:
         if connection is None:
             self._drain_wakes()
             for other in self._connections.values():
-                if not other.flush():
+                if not self._flush(other):
                     selector.modify(other.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, other)
             return
-        if events & selectors.EVENT_WRITE and connection.flush():
+        if events & selectors.EVENT_WRITE and self._flush(connection):
             selector.modify(connection.socket, selectors.EVENT_READ, connection)
         if events & selectors.EVENT_READ:
             self._receive(connection, buffer)
+
+    def _flush(self, connection: _Connection) -> bool:
+        try:
+            return connection.flush()
+        except OSError as error:
+            raise ConnectionError(f"the connection to worker {connection.peer} broke: {error}") from error
 
     def _drain_wakes(self) -> None:
         try:

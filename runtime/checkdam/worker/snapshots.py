@@ -62,7 +62,7 @@ class Snapshotter:
         index: The worker's index; part of file names.
         stages: How many subtasks must pass each barrier.
         storage: Where files go.
-        directory: A folder for files on their way; emptied here.
+        directory: A folder of this attempt for files on their way.
         send: Sends a message to the coordinator; thread-safe.
         clock: The worker's clock, whose processing time is stored.
         executor: Where files are written and uploaded; threads of its own by default.
@@ -177,6 +177,8 @@ class Snapshotter:
             hit("worker-ack")
             self._send(self._ack(pending))
             shutil.rmtree(pending.directory, ignore_errors=True)
+            # Inline files may be as large as the state, and the next checkpoint may be far away.
+            pending.snapshots, pending.writers = [], []
 
     def _ack(self, pending: _Pending) -> Ack:
         uploaded = sum(handle.size_bytes for s in pending.snapshots for handle in s.files)

@@ -37,6 +37,10 @@ FAST_CALL_NS: Final = 25_000_000
 """A batch that took less lets the next ones grow again."""
 
 
+_NOT_NOW: Final = Batch([])
+"""Yielded where an operator in the middle of a chain takes no records now: go on when it has called `wake`."""
+
+
 @dataclass
 class Exit:
     """An edge that leaves the stage after the operator at `position`, for batches tagged `tag`."""
@@ -112,6 +116,9 @@ class Subtask:
         self._idle_sent = False
         self._ending = False
         self._pollers = [n for n, op in enumerate(self.operators) if type(op).poll is not Operator.poll]
+        self._markers = [n for n, op in enumerate(self.operators) if _makes_watermarks(op)]
+        self._waiting = self._missed_wake = False
+        self._ended_operators = 0
         self._timed = [n for n, op in enumerate(self.operators) if _overrides_processing_time(op)]
         last = len(self.operators) - (0 if self.source is not None else 1)
         # A source stage counts its source as position 0 and its operators from 1.
@@ -155,17 +162,14 @@ class Subtask:
         """In how many ms `step` will have something to do without any message; `None`: not by time alone."""
         if self._running is not None or not self._ready():
             return None
-        waits = []
+        waits: list[int] = []
         times = [self.operators[n].next_processing_time() for n in self._timed]
         due = min((at for at in times if at is not None), default=None)
         if due is not None:
             waits.append(max(0, due - self._clock.now_ms()))
         if self.source is not None:
-            wait = self.source.wait_ms()
-            if wait is not None:
-                waits.append(wait)
-            if not self._idle_sent and not self.source.idle:
-                waits.append(100)
+            reading = self.source.wait_ms() if self._accepts() else None
+            waits += [wait for wait in (reading, self.source.idle_in_ms()) if wait is not None]
         return min(waits, default=None)
 
     @property
@@ -207,13 +211,15 @@ class Subtask:
         if source.ended and not source.stopped:
             waiting = self.watermark_ms == MAX_TIME and self._pending()
             return not waiting and self._begin(self._end())
-        wait_ms = source.wait_ms()
-        if wait_ms == 0:
+        if source.wait_ms() == 0 and self._accepts():
             return self._begin(self._read(source))
         return self._update_source_idleness(source)
 
     def _read(self, source: SourceOperator) -> Iterator[tuple[int, Batch]]:
         for batch in source.read(self._limit):
+            if self._idle_sent:
+                # Before the first record: while we are taken for idle, the others' watermark may pass it.
+                self._send_mark(self._marks[-1])
             if batch.tag:
                 yield 0, batch
             else:
@@ -270,17 +276,16 @@ class Subtask:
             channel.idle = False
             channel.watermark_ms = MAX_TIME
             self._ending = all(other.ended for other in self.inputs)
-        active = [other.watermark_ms for other in self.inputs if not other.idle]
+        # An input that has ended holds nothing back, but neither may it speak for idle ones, which can come back.
+        active = [other.watermark_ms for other in self.inputs if not other.idle and not other.ended]
         if not active:
-            if not self._idle_sent:
+            if not self._ending and not self._idle_sent:
                 self._send_idle()
             return True
-        mark = min(active)
-        if mark > self.watermark_ms:
-            return self._begin(self._advance(mark))
         if self._idle_sent:
             self._send_mark(self._marks[-1])
-        return True
+        mark = min(active)
+        return mark <= self.watermark_ms or self._begin(self._advance(mark))
 
     def _on_barrier_in(self, number: int, checkpoint: int) -> None:
         alignment = self._alignment
@@ -315,8 +320,14 @@ class Subtask:
         if position == len(self.operators):
             yield position + self._first - 1, batch
             return
+        operator = self.operators[position]
+        while position in self._pollers and not operator.accepts_input:
+            # In the middle of a chain: what comes from above may be a million windows.
+            yield from self._flow(position, operator.poll())
+            if not operator.accepts_input:
+                yield position, _NOT_NOW
         self.metrics[position + self._first].records_in += len(batch)
-        yield from self._flow(position, self.operators[position].process(batch, port))
+        yield from self._flow(position, operator.process(batch, port))
 
     def _flow(self, position: int, outputs: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
         """Batches that the operator at `position` yields, sent on through those behind it."""
@@ -346,9 +357,12 @@ class Subtask:
             self._send_mark(mark)
 
     def _poll(self) -> Iterator[tuple[int, Batch]]:
-        for number in self._pollers:
+        for number in self._markers:
             operator = self.operators[number]
-            yield from self._flow(number, operator.poll())
+            for out in operator.poll():
+                # A watermark that was released before these records must stay before them.
+                yield from self._advance_from(number + 1, operator.output_watermark(self._marks[number]))
+                yield from self._flow(number, (out,))
             yield from self._advance_from(number + 1, operator.output_watermark(self._marks[number]))
 
     def _on_processing_time(self, now_ms: int) -> Iterator[tuple[int, Batch]]:
@@ -361,11 +375,14 @@ class Subtask:
         """The end of input: the last watermark, what operators still have to say, then the end itself."""
         if self.watermark_ms < MAX_TIME:
             yield from self._advance(MAX_TIME)
+        while not self._pending() and self._ended_operators < len(self.operators):
+            number = self._ended_operators
+            self._ended_operators += 1
+            yield from self._flow(number, self.operators[number].on_end())
         if self._pending():
+            # Called again when what is in flight has been handed out.
             self._ending = True
             return
-        for number, operator in enumerate(self.operators):
-            yield from self._flow(number, operator.on_end())
         for output in self._outputs:
             output.send_control(END, 0)
         self.ended = True
@@ -383,10 +400,18 @@ class Subtask:
         assert running is not None  # noqa: S101
         if not self._ready():
             return False
+        if self._waiting:
+            if not self.woken:
+                return False
+            self._waiting = self.woken = False
+            self._missed_wake = True
         began = time.perf_counter_ns()
         now = began
         try:
             for position, batch in running:
+                if batch is _NOT_NOW:
+                    self._waiting = True
+                    return True
                 self._emit(position, batch)
                 before, now = now, time.perf_counter_ns()
                 self._adapt(now - before)
@@ -400,6 +425,9 @@ class Subtask:
             self.metrics[0].busy_ns += time.perf_counter_ns() - began
         self._adapt(time.perf_counter_ns() - now)
         self._running = None
+        if self._missed_wake:
+            # The wake was taken for the operator that had refused records; others may have meant it too.
+            self._missed_wake, self.woken = False, True
         return True
 
     def _adapt(self, took_ns: int) -> None:
@@ -411,15 +439,17 @@ class Subtask:
     def _emit(self, position: int, batch: Batch) -> None:
         if not batch.values:
             return
-        if not batch.tag and self._main:
+        if not batch.tag:
             for exit_ in self._main:
                 exit_.emit(batch)
+            return
         for exit_ in self._side:
             if exit_.position == position and exit_.tag == batch.tag:
-                exit_.emit(batch)
+                exit_.emit(batch.tagged(""))
 
     def _ready(self) -> bool:
-        for output in self._outputs:
+        # A loop, because this is asked at every step and a generator would cost more than its elements.
+        for output in self._outputs:  # noqa: SIM110
             if output.pending:
                 return False
         return True
@@ -447,6 +477,12 @@ class Subtask:
         self._idle_sent = True
         for output in self._outputs:
             output.send_control(IDLE, 0)
+
+
+def _makes_watermarks(operator: Operator) -> bool:
+    """Whether its watermark may move by itself, so that it must be looked at when it has called `wake`."""
+    kind = type(operator)
+    return kind.poll is not Operator.poll or kind.output_watermark is not Operator.output_watermark
 
 
 def _overrides_processing_time(operator: Operator) -> bool:

@@ -57,6 +57,7 @@ from checkdam.wire.messages import (
     RequestSplits,
     Reserve,
     Stats,
+    ToWorker,
     decode_to_worker,
     encode,
 )
@@ -290,12 +291,12 @@ class TaskProcess:
             traceback.print_exc()
             os._exit(1)
 
-    def _on_message(self, message: Any) -> None:
+    def _on_message(self, message: ToWorker) -> None:
         if isinstance(message, Ping):
             self._last_ping = time.monotonic()
             self.send(Pong(message.sequence))
         elif isinstance(message, Peers):
-            self._peers = [tuple(address) for address in message.addresses]
+            self._peers = list(message.addresses)
             self._peers_known.set()
         else:
             self._loop.post(message)

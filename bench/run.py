@@ -1,0 +1,160 @@
+"""`make bench`: measures Checkdam, beside Flink and Bytewax where they can be had, and prints one table.
+
+Systems take turns run by run, so that a machine that slows down slows all of them; figures are medians, ratios are those
+of the medians. A full run writes `bench/results.md`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from suite.data import PARTS, data_set
+from suite.peers import BYTEWAX_VERSION, FLINK_VERSION, Peers, find_peers
+from suite.probes import PROBES, Probe, quantile
+from suite.report import Row, machine, rate, show, write_markdown
+from suite.scenarios import SCENARIOS, Contestant, Scenario
+from suite.stamps import WARM_UP_SHARE
+from suite.systems import Place, RunFailed, measure
+
+BENCH = Path(__file__).resolve().parent
+BUILD = BENCH.parent / "build"
+
+QUICK_DIVISOR = 20
+NAMES = [*(scenario.name for scenario in SCENARIOS), *(probe.name for probe in PROBES)]
+SYSTEMS = ("checkdam", "flink", "bytewax")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for on the command line."""
+
+    runs: int
+    quick: bool
+    systems: frozenset[str]
+
+
+def main(
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each system in each scenario; the median counts.")] = 5,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One run on little data: whether it works, not how fast.")
+    ] = False,
+    only: Annotated[list[str] | None, typer.Option(help=f"One of: {', '.join(NAMES)}. Repeatable.")] = None,
+    system: Annotated[list[str] | None, typer.Option(help=f"One of: {', '.join(SYSTEMS)}. Repeatable.")] = None,
+    build: Annotated[Path, typer.Option(help="Where data, peers and runs are kept.")] = BUILD,
+) -> None:
+    """Measure, and print one table."""
+    _check("--only", only, NAMES)
+    _check("--system", system, SYSTEMS)
+    options = Options(1 if quick else runs, quick, frozenset(system or SYSTEMS))
+    console = Console(width=None if Console().is_terminal else 160)
+    peers = find_peers(build / "peers", set(options.systems - {"checkdam"}))
+    rows: list[Row] = []
+    notes = _notes(options, peers)
+    for scenario in SCENARIOS:
+        if not only or scenario.name in only:
+            rows += _compare(scenario, options, peers, build, notes, console)
+    for probe in PROBES:
+        if "checkdam" in options.systems and (not only or probe.name in only):
+            rows.append(_probe(probe, options, build, notes, console))
+    show(rows, notes, console)
+    if not (quick or only or system):
+        write_markdown(rows, notes, BENCH / "results.md")
+    if any(row.ours == "failed" for row in rows):
+        raise typer.Exit(1)
+
+
+def _check(option: str, given: list[str] | None, allowed: list[str] | tuple[str, ...]) -> None:
+    for name in given or ():
+        if name not in allowed:
+            raise typer.BadParameter(f"`{option}` must be one of {', '.join(allowed)} (got {name!r})")
+
+
+def _notes(options: Options, peers: Peers) -> list[str]:
+    versions = {}
+    if peers.flink_class_path:
+        versions["Flink"] = FLINK_VERSION
+    if peers.bytewax_python is not None:
+        versions["Bytewax"] = BYTEWAX_VERSION
+    notes = [
+        machine(versions),
+        f"Throughput: records a second of all workers, from when {WARM_UP_SHARE:.0%} of the input were read until the last "
+        "result reached the sink; reading and parsing included, starting up and the last checkpoint not. Two workers each; "
+        f"medians of {options.runs}. Slow systems read a prefix of the same data.",
+    ]
+    if options.quick:
+        notes.append("A quick run: the figures show that it works and say nothing about speed.")
+    return [*notes, *(f"{name} was left out: {reason}" for name, reason in peers.missing.items())]
+
+
+def _compare(
+    scenario: Scenario, options: Options, peers: Peers, build: Path, notes: list[str], console: Console
+) -> list[Row]:
+    taking_part = [c for c in scenario.contestants if c.system in options.systems and c.system not in peers.missing]
+    figures: dict[str, list[float]] = {contestant.label: [] for contestant in taking_part}
+    for number in range(options.runs):
+        for contestant in taking_part:
+            lines = contestant.lines // QUICK_DIVISOR if options.quick else contestant.lines
+            try:
+                # As many lines as the files have together.
+                lines -= lines % PARTS
+                data = data_set(build / "bench-data", scenario.data, lines)
+                figure = measure(scenario, contestant, data, lines, Place(build / "bench-run"), peers)
+            except RunFailed as error:
+                notes.append(f"{scenario.title}: {contestant.label}, run {number + 1} failed: {error}")
+                continue
+            figures[contestant.label].append(figure)
+            console.print(f"{scenario.name}, run {number + 1}: {contestant.label} {rate(figure)}", highlight=False)
+    medians = {label: statistics.median(values) for label, values in figures.items() if values}
+    return _rows(scenario, taking_part, medians)
+
+
+def _rows(scenario: Scenario, contestants: list[Contestant], medians: dict[str, float]) -> list[Row]:
+    first = scenario.contestants[0]
+    own = medians.get(first.label)
+    ours = rate(own) if own is not None else "failed" if first in contestants else "left out"
+    rows = []
+    for other in contestants:
+        if other is first:
+            continue
+        theirs = medians.get(other.label)
+        ratio = None if own is None or theirs is None else own / theirs
+        rows.append(
+            Row(
+                scenario.title,
+                ours,
+                other.label,
+                "failed" if theirs is None else rate(theirs),
+                "" if ratio is None else f"{ratio:.2f}",
+                "" if other.target is None else f"≥ {other.target:g}",
+                None if ratio is None or other.target is None else ratio >= other.target,
+            )
+        )
+    return rows or [Row(scenario.title, ours)]
+
+
+def _probe(probe: Probe, options: Options, build: Path, notes: list[str], console: Console) -> Row:
+    try:
+        values = probe.take(Place(build / "bench-run"), options.quick)
+    except RunFailed as error:
+        notes.append(f"{probe.title}: failed: {error}")
+        return Row(probe.title, "failed")
+    found = quantile(values, probe.quantile)
+    console.print(f"{probe.name}: {found:.1f} ms of {len(values)}", highlight=False)
+    middle = quantile(values, 0.5)
+    notes.append(f"{probe.title}: of {len(values)} values; median {middle:.1f} ms, highest {max(values):.1f} ms.")
+    reached = None if probe.limit_ms is None else found < probe.limit_ms
+    return Row(
+        probe.title,
+        f"{found:.1f} ms",
+        target="" if probe.limit_ms is None else f"< {probe.limit_ms:g} ms",
+        reached=reached,
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

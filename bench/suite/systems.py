@@ -1,0 +1,240 @@
+"""Starts a program of one of the systems on a data set and waits for its end.
+
+All run on this machine with two workers: Checkdam by `checkdam run` (a coordinator and two worker processes), Flink as a
+MiniCluster with two slots in one JVM, Bytewax as two processes of one worker each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from suite.data import OUT_OF_ORDER_MS
+from suite.peers import PROGRAMS, Peers
+from suite.scenarios import Contestant, Scenario
+from suite.stamps import lines_per_second, read_stamps
+
+WORKERS: Final = 2
+ROCKSDB_BYTES: Final = 256 << 20
+"""Memory for RocksDB in each worker: Checkdam's default, and as much for each of Flink's slots."""
+
+RUN_TIMEOUT_S: Final = 600.0
+STOP_TIMEOUT_S: Final = 30.0
+JVM_OPTIONS: Final = (
+    "-Xmx4g",
+    "--add-opens=java.base/java.util=ALL-UNNAMED",
+    "--add-opens=java.base/java.lang=ALL-UNNAMED",
+    "--add-opens=java.base/java.util.concurrent=ALL-UNNAMED",
+)
+
+
+class RunFailed(Exception):
+    """A program did not end well; holds the end of its output."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run keeps what it writes; emptied before each run."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+
+    @property
+    def stamps(self) -> Path:
+        """The file that progress is written to."""
+        return self.folder / "stamps"
+
+    @property
+    def checkpoints(self) -> str:
+        """Uri of the checkpoint storage."""
+        return (self.folder / "checkpoints").as_uri()
+
+
+def measure(scenario: Scenario, contestant: Contestant, data: Path, lines: int, place: Place, peers: Peers) -> float:
+    """Run a program once; returns records a second in steady state.
+
+    Args:
+        scenario: What to run.
+        contestant: Which system, and how.
+        data: The data set's folder.
+        lines: How many lines it has.
+        place: For what the run writes.
+        peers: Where the systems are.
+
+    Raises:
+        RunFailed: It failed, or took longer than `RUN_TIMEOUT_S`.
+    """
+    program = contestant.program or scenario.program
+    if contestant.system == "checkdam":
+        settings = {"stateBackend.type": scenario.backend, "checkpoint.interval": contestant.interval}
+        with CheckdamRun(place, program, {"data": str(data)}, settings) as run:
+            run.wait()
+    elif contestant.system == "flink":
+        _wait(_start_flink(scenario, contestant, data, place, peers), place)
+    else:
+        _wait(_start_bytewax(program, data, place, peers), place)
+    try:
+        return lines_per_second(read_stamps(place.stamps), lines) * scenario.records_per_line
+    except ValueError as error:
+        raise RunFailed(str(error)) from error
+
+
+class CheckdamRun:
+    """A job of `programs/checkdam_jobs.py` under `checkdam run`; ended when the context is left.
+
+    Args:
+        place: For what the run writes.
+        program: The entrypoint.
+        args: For the program; the stamps file is added.
+        settings: Fields below `spec`.
+        workers: Its parallelism.
+    """
+
+    def __init__(
+        self, place: Place, program: str, args: Mapping[str, Any], settings: Mapping[str, str], workers: int = WORKERS
+    ) -> None:
+        self._place = place
+        self._run_dir = place.folder / "run"
+        command = [sys.executable, "-m", "checkdam", "run", f"{PROGRAMS / 'checkdam_jobs.py'}:{program}"]
+        command += ["--fresh", "--no-progress", "--parallelism", str(workers), "--run-dir", str(self._run_dir)]
+        command += ["--storage", place.checkpoints]
+        for name, value in {**args, "stamps": str(place.stamps), "workers": workers}.items():
+            command += ["--arg", f"{name}={value}"]
+        for name, value in settings.items():
+            command += ["--set", f"{name}={value}"]
+        self._process = _start(command, place)
+
+    def __enter__(self) -> CheckdamRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _end(self._process)
+
+    def wait(self) -> None:
+        """Wait until the job has finished.
+
+        Raises:
+            RunFailed: It did not.
+        """
+        _wait(self._process, self._place)
+
+    def get(self, path: str) -> Any:
+        """The coordinator's answer to `GET path`; `None` while it cannot be reached.
+
+        Raises:
+            RunFailed: The job has ended.
+        """
+        if self._process.poll() is not None:
+            raise RunFailed(_tail(self._place))
+        try:
+            found = json.loads((self._run_dir / "coordinator.json").read_bytes())
+            token = (self._run_dir / "token").read_text()
+            request = urllib.request.Request(
+                f"http://{found['http_host']}:{found['http_port']}{path}", headers={"Authorization": f"Bearer {token}"}
+            )
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                return json.load(answer)
+        except (OSError, ValueError):
+            return None
+
+    def until_running(self, timeout_s: float = 60.0) -> None:
+        """Wait until the first attempt reads.
+
+        Raises:
+            RunFailed: It does not.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (self.get("/v1/job") or {}).get("state") != "RUNNING":
+            if time.monotonic() > deadline:
+                raise RunFailed(f"the job does not run after {timeout_s:g} s: {_tail(self._place)}")
+            time.sleep(0.1)
+
+
+def _start_flink(
+    scenario: Scenario, contestant: Contestant, data: Path, place: Place, peers: Peers
+) -> subprocess.Popen[bytes]:
+    settings = {
+        "state.backend.type": scenario.backend,
+        "taskmanager.memory.managed.size": f"{WORKERS * ROCKSDB_BYTES}b",
+        "execution.checkpointing.interval": contestant.interval,
+        "execution.checkpointing.incremental": "true",
+        "execution.checkpointing.dir": place.checkpoints,
+        "execution.checkpointing.storage": "filesystem",
+        "io.tmp.dirs": str(place.folder),
+    }
+    arguments = [scenario.program, str(data), str(place.stamps), str(OUT_OF_ORDER_MS)]
+    return _start(
+        [
+            "java",
+            *JVM_OPTIONS,
+            "-cp",
+            peers.flink_class_path,
+            "FlinkJobs",
+            *arguments,
+            *(f"{name}={value}" for name, value in settings.items()),
+        ],
+        place,
+    )
+
+
+def _start_bytewax(program: str, data: Path, place: Place, peers: Peers) -> subprocess.Popen[bytes]:
+    flow = f"bytewax_flows:{program}({str(data)!r}, {str(place.stamps)!r})"
+    return _start([str(peers.bytewax_python), "-m", "bytewax.testing", "-p", str(WORKERS), flow], place)
+
+
+def _start(command: list[str], place: Place) -> subprocess.Popen[bytes]:
+    path = os.pathsep.join([str(PROGRAMS), str(PROGRAMS.parent)])
+    with (place.folder / "output").open("wb") as output:
+        # A session of its own, so that all its processes can be ended together.
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=place.folder,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+        )
+
+
+def _wait(process: subprocess.Popen[bytes], place: Place) -> None:
+    try:
+        code = process.wait(RUN_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise RunFailed(f"the program did not end within {RUN_TIMEOUT_S:g} s") from None
+    finally:
+        _end(process)
+    if code:
+        raise RunFailed(f"exit code {code}: {_tail(place)}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            pass
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def _tail(place: Place) -> str:
+    lines = (place.folder / "output").read_text(errors="replace").splitlines()
+    return " | ".join(lines[-5:]) or "no output"
