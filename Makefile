@@ -9,7 +9,7 @@ ROOTS  := runtime $(if $(wildcard operator/*/*.py),operator)
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format unit faults bench docs-reference clean
+.PHONY: help install demo test lint format unit faults soak bench docs-reference clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +42,9 @@ unit: $(STAMP) ## the tests alone
 
 faults: $(STAMP) ## kill processes at random moments, at least 60 seeded runs
 	$(BIN)/python tests/faults/run.py $(ARGS)
+
+soak: $(STAMP) ## ten minutes at a steady rate with a kill every 20 seconds
+	$(BIN)/python tests/faults/soak.py $(ARGS)
 
 bench: $(STAMP) ## measure speed and print one table
 	$(BIN)/python bench/run.py $(ARGS)

@@ -6,7 +6,9 @@ of the medians. A full run writes `bench/results.md`.
 
 from __future__ import annotations
 
+import signal
 import statistics
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +50,8 @@ def main(
     build: Annotated[Path, typer.Option(help="Where data, peers and runs are kept.")] = BUILD,
 ) -> None:
     """Measure, and print one table."""
+    # Whoever ends a run in the middle must not leave its processes behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     _check("--only", only, NAMES)
     _check("--system", system, SYSTEMS)
     options = Options(1 if quick else runs, quick, frozenset(system or SYSTEMS))

@@ -64,7 +64,7 @@ def snapshot_pauses(place: Place, quick: bool) -> list[float]:
     args = {"keys": keys, "rate": PAUSE_RATE}
     with CheckdamRun(place, "steady_counts", args, {"checkpoint.interval": "1s"}, workers=1) as run:
         run.until_running()
-        _until(lambda: any(worker["state_entries"] >= keys for worker in run.get("/v1/workers") or ()), 120)
+        _until(lambda: any(worker["stateEntries"] >= keys for worker in run.get("/v1/workers") or ()), 120)
         first = max((record["id"] for record in run.get("/v1/checkpoints") or ()), default=0) + 1
         pauses: dict[int, float] = {}
 

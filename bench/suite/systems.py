@@ -79,7 +79,12 @@ def measure(scenario: Scenario, contestant: Contestant, data: Path, lines: int, 
     """
     program = contestant.program or scenario.program
     if contestant.system == "checkdam":
-        settings = {"stateBackend.type": scenario.backend, "checkpoint.interval": contestant.interval}
+        settings = {
+            "stateBackend.type": scenario.backend,
+            "checkpoint.interval": contestant.interval,
+            # A failure must be seen, not repaired.
+            "restart.strategy": "Never",
+        }
         with CheckdamRun(place, program, {"data": str(data)}, settings) as run:
             run.wait()
     elif contestant.system == "flink":

@@ -20,8 +20,9 @@ def exponential(**changes: float) -> ExponentialDelay:
 
 def test_delays_grow_up_to_the_limit_and_begin_anew_after_a_quiet_time() -> None:
     policy = restart_policy(exponential())
-    assert [policy.next_delay_ms(0) for _ in range(6)] == [100, 200, 400, 800, 1_000, 1_000]
+    assert [policy.next_delay_ms(0) for _ in range(7)] == [0, 100, 200, 400, 800, 1_000, 1_000]
     assert policy.next_delay_ms(5_999) == 1_000, "quiet time counts from the restart, not from the failure"
+    assert policy.next_delay_ms(5_999 + 1_000 + 5_000) == 0, "the first failure after a quiet time is answered at once"
     assert policy.next_delay_ms(5_999 + 1_000 + 5_000) == 100
 
 
@@ -35,6 +36,7 @@ def test_an_initial_delay_of_nothing_restarts_at_once_for_ever() -> None:
 def test_jitter_changes_a_delay_by_its_fraction_at_most(jitter: float, draws: list[float]) -> None:
     numbers = iter(draws)
     policy = restart_policy(exponential(jitter=jitter), lambda: next(numbers))
+    assert policy.next_delay_ms(0) == 0
     for count in range(len(draws)):
         delay_ms = policy.next_delay_ms(0)
         base_ms = min(100 * 2**count, 1_000)

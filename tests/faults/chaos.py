@@ -110,7 +110,7 @@ def run_scenario(plan: Scenario, folder: Path, records: int = 12_000, rate: floa
     outcome = Outcome(plan)
     began = time.monotonic()
     manifest = folder / "job.yaml"
-    manifest.write_text(yaml.safe_dump(_manifest(plan, folder, records, rate)))
+    manifest.write_text(manifest_of(plan, folder, records, rate))
     shutil.copy(HERE / "fault_jobs.py", folder)
     environment = dict(os.environ)
     if plan.point:
@@ -138,7 +138,8 @@ def run_scenario(plan: Scenario, folder: Path, records: int = 12_000, rate: floa
     return outcome
 
 
-def _manifest(plan: Scenario, folder: Path, records: int, rate: float) -> dict[str, Any]:
+def manifest_of(plan: Scenario, folder: Path, records: int, rate: float) -> str:
+    """The StreamJob of a run, as YAML."""
     args = {
         "windows": plan.windows,
         "records": records,
@@ -146,7 +147,7 @@ def _manifest(plan: Scenario, folder: Path, records: int, rate: float) -> dict[s
         "rate": rate,
         "out": str(folder / "out"),
     }
-    return {
+    manifest = {
         "apiVersion": "checkdam.dev/v1alpha1",
         "kind": "StreamJob",
         "metadata": {"name": f"fault-{plan.seed}"},
@@ -165,6 +166,7 @@ def _manifest(plan: Scenario, folder: Path, records: int, rate: float) -> dict[s
             "runtime": {"heartbeatTimeout": f"{int(HEARTBEAT_S * 1000)}ms", "batchSize": 256},
         },
     }
+    return yaml.safe_dump(manifest)
 
 
 # Striking
@@ -183,10 +185,10 @@ def _strike(plan: Scenario, runner: subprocess.Popen[bytes], outcome: Outcome) -
                 _signal(processes, signal.SIGCONT)
                 stopped.remove((wake_at, processes))
         if left and now >= next_strike:
-            victims = _victims(runner, rng)
-            if victims:
+            struck = victims(runner, rng)
+            if struck is not None:
                 left -= 1
-                name, processes = victims
+                name, processes = struck
                 if plan.stops and rng.random() < 0.6:
                     _signal(processes, signal.SIGSTOP)
                     stopped.append((now + HEARTBEAT_S * rng.uniform(1.2, 3.0), processes))
@@ -200,7 +202,8 @@ def _strike(plan: Scenario, runner: subprocess.Popen[bytes], outcome: Outcome) -
         _signal(processes, signal.SIGCONT)
 
 
-def _victims(runner: subprocess.Popen[bytes], rng: random.Random) -> tuple[str, list[psutil.Process]] | None:
+def victims(runner: subprocess.Popen[bytes], rng: random.Random) -> tuple[str, list[psutil.Process]] | None:
+    """Somebody to strike: a kind of process, and one of it (a worker is a supervisor with its task process)."""
     kinds: dict[str, list[list[psutil.Process]]] = {"coordinator": [], "supervisor": [], "task": [], "worker": []}
     for process in _children(runner.pid):
         try:

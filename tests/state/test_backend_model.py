@@ -7,12 +7,12 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from unittest import mock
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
 from state_backends import START_MS, Workshop, content, spec
 
 KEYS = ["a", "b", "é" * 40, 0, 1, -1, 2**70, 2.5, b"b", ("a", 1), ("a", (2, "x"))]
@@ -41,9 +41,24 @@ class BackendMachine(RuleBasedStateMachine):
     kind = ""
     memory_bytes = 8 << 20
     fork_from_entries = 20_000
+    tiny: ClassVar[dict[str, int]] = {
+        "rocksdb_values.EVICTION_ENTRIES": 2,
+        "rocksdb_maps.EVICTION_ENTRIES": 2,
+        "rocksdb_maps._ROOM_EVERY": 3,
+        "rocksdb_maps.WHOLE_MAP_ENTRIES": 4,
+        "rocksdb_timers._ROOM_EVERY": 3,
+        "rocksdb_timers.REFILL_ROWS": 2,
+        "rocksdb_timers._BUFFERED_CHANGES": 3,
+    }
 
     def __init__(self) -> None:
         super().__init__()
+        self.patches = [
+            mock.patch(f"checkdam.state.{name}", value)
+            for name, value in (self.tiny.items() if self.memory_bytes < 1 << 20 else ())
+        ]
+        for patch in self.patches:
+            patch.start()
         # In memory where that is possible: databases are opened and closed hundreds of times here.
         self.folder = Path(tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
         self.workshop = Workshop(self.kind, self.folder, self.fork_from_entries, self.memory_bytes)
@@ -61,6 +76,8 @@ class BackendMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.workshop.close()
         shutil.rmtree(self.folder)
+        for patch in self.patches:
+            patch.stop()
 
     @rule(namespace=namespaces, batch=st.dictionaries(keys, st.one_of(st.none(), st.integers(0, 99)), max_size=8))
     def update_cells(self, namespace: int, batch: dict[Any, int | None]) -> None:

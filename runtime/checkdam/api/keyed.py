@@ -69,19 +69,19 @@ class KeyedStream:
 
     def sum(self, field: Field | None = None, *, name: str | None = None) -> Stream:
         """`(key, sum)` of a field (name or function), or of the records themselves."""
-        return self.aggregate(sum_of(field), name=name)
+        return self.aggregate(sum_of(field, self._type_of(field)), name=name)
 
     def min(self, field: Field | None = None, *, name: str | None = None) -> Stream:
         """`(key, minimum)` of a field (name or function), or of the records themselves."""
-        return self.aggregate(min_of(field), name=name)
+        return self.aggregate(min_of(field, self._type_of(field)), name=name)
 
     def max(self, field: Field | None = None, *, name: str | None = None) -> Stream:
         """`(key, maximum)` of a field (name or function), or of the records themselves."""
-        return self.aggregate(max_of(field), name=name)
+        return self.aggregate(max_of(field, self._type_of(field)), name=name)
 
     def mean(self, field: Field | None = None, *, name: str | None = None) -> Stream:
         """`(key, mean)` of a field (name or function), or of the records themselves."""
-        return self.aggregate(mean_of(field), name=name)
+        return self.aggregate(mean_of(field, self._type_of(field)), name=name)
 
     def process(self, function: FunctionOrFactory, *, name: str | None = None, returns: Any = None) -> Stream:
         """Run a `ProcessFunction`, with state and timers per key."""
@@ -172,6 +172,10 @@ class KeyedStream:
         )
         return Stream(self._pipeline, (Producer(node),), returns)
 
+    def _type_of(self, field: Field | None) -> Any:
+        """The declared type of what is aggregated: of the records, or unknown for a field of theirs."""
+        return self._type if field is None else None
+
     def _feed(self, port: int = 0, local: bool = False) -> Feed:
         return Feed(self._producers, self._type, Partition.FORWARD if local else Partition.HASH, port)
 
@@ -258,19 +262,19 @@ class WindowedStream:
 
     def sum(self, field: Field | None = None, *, name: str | None = None) -> Stream:
         """The sum of a field, or of the records themselves, over each window."""
-        return self.aggregate(sum_of(field), name=name)
+        return self.aggregate(sum_of(field, self._stream._type_of(field)), name=name)
 
     def min(self, field: Field | None = None, *, name: str | None = None) -> Stream:
         """The minimum over each window."""
-        return self.aggregate(min_of(field), name=name)
+        return self.aggregate(min_of(field, self._stream._type_of(field)), name=name)
 
     def max(self, field: Field | None = None, *, name: str | None = None) -> Stream:
         """The maximum over each window."""
-        return self.aggregate(max_of(field), name=name)
+        return self.aggregate(max_of(field, self._stream._type_of(field)), name=name)
 
     def mean(self, field: Field | None = None, *, name: str | None = None) -> Stream:
         """The mean over each window."""
-        return self.aggregate(mean_of(field), name=name)
+        return self.aggregate(mean_of(field, self._stream._type_of(field)), name=name)
 
     def apply(
         self, fn: Callable[[Any, int, int, list[Any]], Any], *, name: str | None = None, returns: Any = None

@@ -37,7 +37,7 @@ def restart_policy(strategy: RestartStrategy, uniform: Callable[[], float] = ran
 
 
 class _Exponential:
-    """Waits longer after each failure, up to a limit, and begins anew after a quiet time."""
+    """Restarts at once after a quiet time; then waits longer after each failure, up to a limit."""
 
     def __init__(self, strategy: ExponentialDelay, uniform: Callable[[], float]) -> None:
         self._strategy = strategy
@@ -47,8 +47,11 @@ class _Exponential:
 
     def next_delay_ms(self, now_ms: int) -> int | None:
         strategy = self._strategy
-        if self._restarted_ms is not None and now_ms - self._restarted_ms >= strategy.reset_after_ms:
+        if self._restarted_ms is None or now_ms - self._restarted_ms >= strategy.reset_after_ms:
+            # A single failure, such as a lost process, costs no more than it must; only what repeats is slowed down.
             self._next_ms = strategy.initial_delay_ms
+            self._restarted_ms = now_ms
+            return 0
         base_ms = min(self._next_ms, strategy.max_delay_ms)
         self._next_ms = min(base_ms * strategy.multiplier, strategy.max_delay_ms)
         delay_ms = round(base_ms * (1 + strategy.jitter * (2 * self._uniform() - 1)))

@@ -35,6 +35,7 @@ class Kept:
         lifeline_fd: A pipe that the process inherits; its end of file tells that we are gone.
         is_final: Exit code → whether the process has done its work and is not started again.
         on_output: Called with each line of its standard output.
+        on_exit: Called with the number of a start whose process is gone for good.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Kept:
         lifeline_fd: int,
         is_final: Callable[[int], bool],
         on_output: Callable[[str], None],
+        on_exit: Callable[[int], None] = lambda start: None,
     ) -> None:
         self.name = name
         self.starts = 0
@@ -55,6 +57,7 @@ class Kept:
         self._lifeline_fd = lifeline_fd
         self._is_final = is_final
         self._on_output = on_output
+        self._on_exit = on_exit
         self._current: asyncio.subprocess.Process | None = None
         self._replaced: list[asyncio.subprocess.Process] = []
         self._replacing = asyncio.Event()
@@ -86,6 +89,7 @@ class Kept:
             await output
             code = exited.result()
             self._current = None
+            self._on_exit(self.starts)
             if self._is_final(code):
                 self.exit_code = code
                 return code

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -104,7 +105,13 @@ class _Run:
         self.api = CoordinatorApi(self.folder / "coordinator.json", self.token)
         self.coordinator = self._keep("coordinator", self._coordinator_command(lifeline), lifeline, FINAL_CODES.__contains__)
         self.workers = [
-            self._keep(f"worker {index}", self._worker_command(index, lifeline), lifeline, lambda code: False)
+            self._keep(
+                f"worker {index}",
+                self._worker_command(index, lifeline),
+                lifeline,
+                is_final=lambda code: False,
+                on_exit=partial(self._remove_worker_folder, index),
+            )
             for index in range(self.job.spec.parallelism)
         ]
         loop = asyncio.get_running_loop()
@@ -207,10 +214,15 @@ class _Run:
         self.request = secrets.token_hex(8)
 
     def _keep(
-        self, name: str, command: Callable[[int], list[str]], lifeline: int, is_final: Callable[[int], bool]
+        self,
+        name: str,
+        command: Callable[[int], list[str]],
+        lifeline: int,
+        is_final: Callable[[int], bool],
+        on_exit: Callable[[int], None] = lambda start: None,
     ) -> Kept:
         log_file = self.folder / "logs" / f"{name.replace(' ', '-')}.log"
-        return Kept(name, command, log_file, lifeline, is_final, self.display.output)
+        return Kept(name, command, log_file, lifeline, is_final, self.display.output, on_exit)
 
     def _coordinator_command(self, lifeline: int) -> Callable[[int], list[str]]:
         def command(start: int) -> list[str]:
@@ -235,10 +247,17 @@ class _Run:
 
         return command
 
+    def _worker_folder(self, index: int, start: int) -> Path:
+        return self.folder / f"worker-{index}.{start}"
+
+    def _remove_worker_folder(self, index: int, start: int) -> None:
+        """The supervisor is gone, and its task process with it; what they held locally is of no use to others."""
+        shutil.rmtree(self._worker_folder(index, start), ignore_errors=True)
+
     def _worker_command(self, index: int, lifeline: int) -> Callable[[int], list[str]]:
         def command(start: int) -> list[str]:
             # A folder of its own for each start: a replaced worker may still be alive.
-            run_dir = self.folder / f"worker-{index}.{start}"
+            run_dir = self._worker_folder(index, start)
             run_dir.mkdir(exist_ok=True)
             config = WorkerConfig(
                 manifest=self.job.to_manifest(),

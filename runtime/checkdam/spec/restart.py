@@ -79,7 +79,7 @@ class Restart(Model):
     `Never`: the first failure fails the job."""
 
     initial_delay: Duration | None = None
-    """ExponentialDelay: the wait after the first failure. Default `1s`."""
+    """ExponentialDelay: the wait after the second failure in a row; the first one, after a quiet time, is answered at once. Default `1s`."""
 
     max_delay: Duration | None = None
     """ExponentialDelay: the longest wait. Default `1m`."""
@@ -91,7 +91,7 @@ class Restart(Model):
     """ExponentialDelay: each wait is changed at random by up to this fraction, so that many jobs do not restart together. Default `0.1`."""
 
     reset_after: PositiveDuration | None = None
-    """ExponentialDelay: after running so long without a failure, waits begin at `initialDelay` again. Default `10m`."""
+    """ExponentialDelay: after running so long without a failure, the next one counts as the first again. Default `10m`."""
 
     delay: Duration | None = None
     """FixedDelay, FailureRate: the wait after each failure. Default `1s`."""

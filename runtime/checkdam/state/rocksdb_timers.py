@@ -47,7 +47,7 @@ class RocksDbTimers:
         self._rows = rows
         self._budget = budget
         self._near = TimerHeap()
-        # Of the timers in memory: those the database lacks, and those it has although they are gone.
+        # Before the horizons: timers that the database lacks, and those it has although they are gone.
         self._to_put: set[_Timer] = set()
         self._to_delete: set[_Timer] = set()
         # Changes beyond a horizon: put or delete.
@@ -118,6 +118,8 @@ class RocksDbTimers:
 
     def give_up(self, excess_bytes: int, asked_by_itself: bool) -> None:
         """See `Holder`. The latest quarter goes, or more."""
+        # Horizons move back: what memory has deleted must not be read again behind them.
+        self._write_deleted()
         excess = excess_bytes // self._entry_size.bytes
         cut = self._near.cut_to(max(0, len(self._near) - max(excess, len(self._near) // 4 + 1)))
         changes: list[tuple[bytes, bytes | None]] = []
@@ -205,8 +207,6 @@ class RocksDbTimers:
     def _refill(self, up_to_ms: int) -> None:
         """Read the next rows of each group whose horizon is at or before `up_to_ms`."""
         self._write_far()
-        # What memory has deleted must not be read back as present.
-        self._write_deleted()
         for group in [group for group, horizon in self._horizons.items() if horizon[0] <= up_to_ms]:
             prefix = pack_group(group)
             found = self._column.rows(self._horizons.pop(group)[1], REFILL_ROWS)

@@ -103,7 +103,6 @@ class RocksDbTable:
 
     def cells(self, namespace: int, keys: Collection[Key]) -> dict[Key, Any]:
         """See `Table`."""
-        self._recount()
         self._budget.make_room(self)
         space = self._space(namespace)
         self._handed_out = namespace
@@ -171,10 +170,12 @@ class RocksDbTable:
 
     def held_bytes(self) -> int:
         """See `Holder`."""
+        self._recount()
         return self._entries * self._entry_size.bytes + len(self._spaces) * _SPACE_OVERHEAD_BYTES
 
     def give_up(self, excess_bytes: int, asked_by_itself: bool) -> None:
         """See `Holder`. Namespaces that were not used for long go first."""
+        self._recount()
         wanted = max(excess_bytes // self._entry_size.bytes, EVICTION_ENTRIES)
         for namespace, space in list(self._spaces.items()):
             if space.scans:

@@ -16,6 +16,7 @@ failures, `CommittedCollectSink` keeps what a checkpoint has committed, `ManualC
 
 from checkdam.connectors.callbacks import CollectSink, CommittedCollectSink
 from checkdam.core.clock import ManualClock
+from checkdam.testing.checked_state import UnannouncedChangeError
 from checkdam.testing.harness import Harness
 from checkdam.testing.sources import FAIL, PAUSE, PlannedFailureError, ScriptedSource
 
@@ -28,4 +29,5 @@ __all__ = [
     "ManualClock",
     "PlannedFailureError",
     "ScriptedSource",
+    "UnannouncedChangeError",
 ]

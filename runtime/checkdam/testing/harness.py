@@ -7,9 +7,11 @@ after a crash builds everything anew from the last one. Nothing happens between 
 from __future__ import annotations
 
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -18,7 +20,7 @@ from checkdam.checkpoint.manifest import FORMAT_VERSION, CheckpointManifest, Sou
 from checkdam.checkpoint.storage.memory import MemoryStorage
 from checkdam.connectors.callbacks import CollectSink, forget_collected
 from checkdam.core.clock import ManualClock
-from checkdam.core.errors import CheckdamError, CheckpointError
+from checkdam.core.errors import CheckdamError, CheckpointError, PipelineError
 from checkdam.graph.model import Graph
 from checkdam.graph.plan import fingerprint, make_plan, operator_infos
 from checkdam.operators.base import CommittingOperator
@@ -28,21 +30,46 @@ from checkdam.state.base import KeyedBackend, LocalFile
 from checkdam.testing.checked_state import CheckedBackend
 from checkdam.testing.loopback import ImmediateExecutor, LoopbackHub, LoopbackNetwork
 from checkdam.testing.sources import ScriptedSource
-from checkdam.wire.messages import Abort, Ack, AssignSplits, AttemptId, Complete, Decline, Message, Start, Trigger
+from checkdam.wire.messages import (
+    Abort,
+    Ack,
+    AssignSplits,
+    AttemptId,
+    Complete,
+    Decline,
+    Message,
+    Reserved,
+    Start,
+    Trigger,
+)
 from checkdam.worker.assemble import Surroundings, WorkerSettings, assemble
 from checkdam.worker.commits import CommitThread
 from checkdam.worker.loop import TaskLoop
 from checkdam.worker.snapshots import Snapshotter
 
+MODES: Final = ("ExactlyOnce", "AtLeastOnce", "AtMostOnce")
+"""How a pipeline may treat failures."""
+
 
 class _Port:
-    """Splits are given out by the harness at the start; nothing has to be asked for."""
+    """Splits are given out by the harness at the start; reservations are granted at once.
+
+    Args:
+        reserved: source id → split id → position: where what is reserved is kept, beyond crashes.
+        grant: Posts a message to the worker.
+    """
+
+    def __init__(self, reserved: dict[str, dict[str, Any]], grant: Callable[[str, dict[str, Any]], None]) -> None:
+        self._reserved = reserved
+        self._grant = grant
 
     def request_splits(self, source: str) -> None: ...
 
     def finished_splits(self, source: str, splits: list[str]) -> None: ...
 
-    def reserve(self, source: str, positions: dict[str, Any]) -> None: ...
+    def reserve(self, source: str, positions: dict[str, Any]) -> None:
+        self._reserved.setdefault(source, {}).update(positions)
+        self._grant(source, positions)
 
 
 class Harness:
@@ -52,14 +79,19 @@ class Harness:
         build: The build function, `build(pipeline, args)`.
         args: Its arguments.
         parallelism: How many workers to play.
+        max_parallelism: How many key groups there are.
         backend: `hashmap` or `rocksdb`.
-        mode: `ExactlyOnce` or `AtLeastOnce`.
+        mode: `ExactlyOnce`, `AtLeastOnce` or `AtMostOnce`.
         clock: Processing time; a new `ManualClock` at 0 by default.
         batch_records: The most records of a batch.
         credit_bytes: Credit of each channel.
         check_state: Whether state that was changed without `update()` is an error.
+        calls_timeout_s: How long `run` waits, in real time, for the calls of `map_async`.
 
     Use it as a context manager, or call `close`.
+
+    Raises:
+        CheckdamError: An argument is not allowed, or the pipeline cannot be built.
     """
 
     def __init__(
@@ -75,7 +107,9 @@ class Harness:
         batch_records: int = 4096,
         credit_bytes: int = 512 * 1024,
         check_state: bool = True,
+        calls_timeout_s: float = 10.0,
     ) -> None:
+        _check_arguments(parallelism, max_parallelism, mode)
         self.clock = clock or ManualClock()
         self.last_checkpoint: CheckpointManifest | None = None
         self.graph: Graph = build_graph(build, args or {})
@@ -87,6 +121,11 @@ class Harness:
         self._batch_records = batch_records
         self._credit_bytes = credit_bytes
         self._check_state = check_state
+        self._calls_timeout_s = calls_timeout_s
+        self._woken = threading.Event()
+        self._reserved: dict[str, dict[str, Any]] = {}
+        self._checked: list[CheckedBackend] = []
+        self._check_sources()
         self._folder = tempfile.TemporaryDirectory(prefix="checkdam-harness-")
         self._attempt = 0
         self._checkpoint = 0
@@ -94,7 +133,11 @@ class Harness:
         self._loops: list[TaskLoop] = []
         for sink in self._collect_sinks():
             forget_collected(sink.name)
-        self._deploy()
+        try:
+            self._deploy()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Harness:
         return self
@@ -110,15 +153,20 @@ class Harness:
         # Readers that had nothing to give are asked again after their wait hint.
         self.clock.advance(10)
         self.settle()
+        deadline = time.monotonic() + self._calls_timeout_s
+        while self._calls_under_way() and self._woken.wait(deadline - time.monotonic()):
+            self._woken.clear()
+            self.settle()
 
     def settle(self) -> None:
         """Run until nothing more can be done, without letting time or scripts go on."""
-        while any([loop.run_once() for loop in self._loops]):
+        while self.step():
             pass
 
     def step(self) -> bool:
         """Let every worker do one step; False if none had anything to do."""
-        return any([loop.run_once() for loop in self._loops])
+        worked = [loop.run_once() for loop in self._loops]
+        return any(worked)
 
     def advance(self, by_ms: int) -> None:
         """Let time pass and run what is due."""
@@ -130,6 +178,7 @@ class Harness:
 
         Raises:
             CheckpointError: A worker declined it.
+            UnannouncedChangeError: State was changed without `update()`.
         """
         self.trigger()
         self.settle()
@@ -150,14 +199,24 @@ class Harness:
         self.settle()
 
     def complete(self, *, commit: bool = True) -> CheckpointManifest:
-        """Complete the checkpoint that was triggered, whose barriers have all arrived."""
+        """Complete the checkpoint that was triggered, whose barriers have all arrived.
+
+        Raises:
+            CheckpointError: A worker declined it, or a barrier has not arrived everywhere.
+            UnannouncedChangeError: State was changed without `update()`.
+        """
+        for backend in self._checked:
+            backend.check()
         declined = [message.error for message in self._messages if isinstance(message, Decline)]
         if declined:
             self.abort()
             raise CheckpointError(f"checkpoint {self._checkpoint} was declined: {'; '.join(declined)}")
         acks = [message for message in self._messages if isinstance(message, Ack)]
         if len(acks) != self._parallelism:
-            raise CheckpointError(f"only {len(acks)} of {self._parallelism} workers have acknowledged")
+            raise CheckpointError(
+                f"only {len(acks)} of {self._parallelism} workers have acknowledged checkpoint {self._checkpoint}; "
+                "let the pipeline run until all barriers have arrived (`settle`)"
+            )
         self.last_checkpoint = self._manifest([s for ack in acks for s in ack.snapshots])
         if commit:
             for loop in self._loops:
@@ -181,6 +240,8 @@ class Harness:
             if self.ended:
                 self.checkpoint()
                 return self.collected()
+            if self._calls_under_way():
+                raise CheckdamError(f"calls of `map_async` have not finished within {self._calls_timeout_s:g} s")
         raise CheckdamError("the pipeline does not end: is a source unbounded, or does a script pause for ever?")
 
     @property
@@ -206,6 +267,20 @@ class Harness:
         for loop in self._loops:
             loop.close()
         self._loops = []
+        self._checked = []
+
+    def _calls_under_way(self) -> bool:
+        return any(op.has_pending() for loop in self._loops for subtask in loop.subtasks for op in subtask.operators)
+
+    def _check_sources(self) -> None:
+        if self._mode != "AtMostOnce":
+            return
+        for node in self.graph.nodes.values():
+            if node.source is not None and not node.source.source.can_reserve:
+                raise PipelineError(
+                    f"source `{node.id}` ({type(node.source.source).__name__}) cannot reserve positions, "
+                    "which mode AtMostOnce needs"
+                )
 
     def _deploy(self) -> None:
         self._attempt += 1
@@ -229,7 +304,8 @@ class Harness:
             known = seen[node.id].seen if node.id in seen else []
             fresh = [s for s in source.splits(self._parallelism) if s.id not in known]
             for index, loop in enumerate(self._loops):
-                own = [(s.id, s.payload, None) for s in fresh[index :: self._parallelism]]
+                reserved = self._reserved.get(node.id, {})
+                own = [(s.id, s.payload, reserved.get(s.id)) for s in fresh[index :: self._parallelism]]
                 loop.post(AssignSplits(loop.attempt, node.id, own, exhausted=True, more=not source.bounded))
 
     def _worker(self, index: int, hub: LoopbackHub) -> TaskLoop:
@@ -244,9 +320,19 @@ class Harness:
         loop: TaskLoop
 
         def fail(error: BaseException) -> None:
-            raise error
+            def raise_it() -> None:
+                raise error
 
-        commits = CommitThread(lambda done: loop.post(done), fail, executor)
+            loop.post(raise_it)
+
+        def grant(source: str, positions: dict[str, Any]) -> None:
+            loop.post(Reserved(attempt, source, positions))
+
+        def wake() -> None:
+            loop.wake()
+            self._woken.set()
+
+        commits = CommitThread(lambda done: loop.post(done), fail, executor, pauses_s=(0.0,) * 5)
         loop = TaskLoop(attempt, [], snapshots, commits, self._messages.append, self.clock)
         settings = WorkerSettings(
             index,
@@ -260,21 +346,36 @@ class Harness:
         around = Surroundings(
             network=LoopbackNetwork(hub, index),
             clock=self.clock,
-            port=_Port(),
+            port=_Port(self._reserved, grant),
             make_backend=lambda stage, groups: self._make_backend(folder / "state" / stage, groups),
             fetch=lambda snapshot: _inline_files(snapshot, folder / "restore" / snapshot.stage),
-            wake=loop.wake,
+            wake=wake,
             on_barrier=loop.on_barrier,
         )
-        loop.adopt(assemble(self._plan, settings, around, _part_of(self.last_checkpoint, index)))
+        loop.adopt(assemble(self._plan, settings, around, self._part_of_checkpoint(index)))
         return loop
+
+    def _part_of_checkpoint(self, index: int) -> CheckpointManifest | None:
+        """What a worker restores: its part of the last checkpoint, and what has been reserved since."""
+        manifest = self.last_checkpoint
+        if manifest is None:
+            return None
+        sources = {
+            source: msgspec.structs.replace(snapshot, reserved=self._reserved.get(source, {}))
+            for source, snapshot in manifest.sources.items()
+        }
+        return msgspec.structs.replace(manifest, subtasks=manifest.of_subtask(index), sources=sources)
 
     def _make_backend(self, directory: Path, groups: range) -> KeyedBackend:
         directory.mkdir(parents=True)
         backend = make_backend(
             self._backend, groups, self._max_parallelism, directory, clock=self.clock, memory_bytes=64 << 20
         )
-        return CheckedBackend(backend) if self._check_state else backend
+        if not self._check_state:
+            return backend
+        checked = CheckedBackend(backend)
+        self._checked.append(checked)
+        return checked
 
     def _manifest(self, snapshots: list[SubtaskSnapshot]) -> CheckpointManifest:
         sources = {
@@ -300,10 +401,13 @@ class Harness:
         )
 
 
-def _part_of(manifest: CheckpointManifest | None, index: int) -> CheckpointManifest | None:
-    if manifest is None:
-        return None
-    return msgspec.structs.replace(manifest, subtasks=manifest.of_subtask(index))
+def _check_arguments(parallelism: int, max_parallelism: int, mode: str) -> None:
+    if mode not in MODES:
+        raise PipelineError(f"`mode` must be one of {', '.join(MODES)} (got {mode!r})")
+    if not 1 <= parallelism <= max_parallelism:
+        raise PipelineError(
+            f"`parallelism` must be in 1..{max_parallelism}, which is `max_parallelism` (got {parallelism})"
+        )
 
 
 def _inline_files(snapshot: SubtaskSnapshot, folder: Path) -> list[LocalFile]:

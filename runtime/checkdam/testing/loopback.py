@@ -1,7 +1,7 @@
 """Channels between task loops that live in one thread.
 
-With `encode` every batch between different workers is encoded and decoded as on a real connection, so a test finds
-values that cannot travel.
+Every batch between different workers is encoded and decoded as on a real connection, so a test finds values that cannot
+travel.
 """
 
 from __future__ import annotations

@@ -37,6 +37,9 @@ class ScriptedSource(Source[Any]):
         ends: Whether the source ends after its scripts; if not, it waits for ever.
 
     Exactly resumable: a position is an index into the script.
+
+    Raises:
+        ValueError: `times` does not fit the scripts.
     """
 
     can_reserve = True
@@ -47,7 +50,7 @@ class ScriptedSource(Source[Any]):
     ) -> None:
         self.bounded = ends
         self._scripts = [list(script) for script in scripts]
-        self._times = times
+        self._times = None if times is None else _with_sentinels(self._scripts, times)
         self._failed: set[tuple[int, int]] = set()
         self._passed: dict[tuple[int, int], int] = {}
         self.round = 0
@@ -87,8 +90,7 @@ class _ScriptReader(SplitReader[Any]):
             else:
                 values.append(item)
                 if source._times is not None:
-                    before = sum(other is PAUSE or other is FAIL for other in script[: self._position])
-                    times.append(source._times[self._split][self._position - before])
+                    times.append(source._times[self._split][self._position])
             self._position += 1
         if not values and self._position >= len(script) and source.bounded:
             return None
@@ -99,3 +101,17 @@ class _ScriptReader(SplitReader[Any]):
 
     def reserve(self, after: Any, records: int) -> Any:
         return after + records
+
+
+def _with_sentinels(scripts: list[list[Any]], times: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Times at the indices of their records, 0 at those of sentinels."""
+    if len(times) != len(scripts):
+        raise ValueError(f"`times` must hold one sequence for each of the {len(scripts)} scripts (got {len(times)})")
+    placed = []
+    for number, (script, own) in enumerate(zip(scripts, times, strict=True)):
+        records = sum(not isinstance(item, _Sentinel) for item in script)
+        if len(own) != records:
+            raise ValueError(f"`times` of script {number} must be as many as its records, {records} (got {len(own)})")
+        remaining = iter(own)
+        placed.append([0 if isinstance(item, _Sentinel) else next(remaining) for item in script])
+    return placed

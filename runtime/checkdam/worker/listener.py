@@ -9,6 +9,7 @@ handshake takes a few milliseconds.
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import threading
 import time
@@ -110,7 +111,7 @@ class Listener:
         with self._lock:
             excess = len(self._under_way) - MAX_HANDSHAKES
             for number, (connection, (deadline, _)) in enumerate(self._under_way.items()):
-                if deadline < now or number < excess:
+                if deadline < now or (number < excess and deadline < math.inf):
                     _cut(connection)
 
     def _welcome(self, connection: socket.socket) -> None:
@@ -119,8 +120,8 @@ class Listener:
             connection.settimeout(self._timeout_s)
             purpose = authenticate_server(connection, self._secret)
             with self._lock:
-                # From here on the deadline is met.
-                self._under_way.pop(connection, None)
+                # The deadline is met: from here on only `close` may cut it off.
+                self._under_way[connection] = (math.inf, threading.current_thread())
             if self._closed:
                 raise AuthenticationError("this worker is closing")
             self._admit(purpose, connection)

@@ -183,7 +183,11 @@ class TaskLoop:
             for operator_id in self._sources:
                 self._source(operator_id).start()
         elif isinstance(message, AssignSplits):
-            self._source(message.source).assign(message.splits, message.exhausted, message.more)
+            source = self._source(message.source)
+            # Assigned after the trigger: in the enumerator's snapshot still, so it must not be in ours as well.
+            self._sources[message.source].after_barrier(
+                lambda: source.assign(message.splits, message.exhausted, message.more)
+            )
         elif isinstance(message, Reserved):
             self._source(message.source).reserved(message.positions)
         elif isinstance(message, Prepare):

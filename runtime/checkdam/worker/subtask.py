@@ -108,10 +108,12 @@ class Subtask:
         self._on_barrier = parts.on_barrier
         self._limit = self._most_records = parts.batch_records
         self._running: Iterator[tuple[int, Batch]] | None = None
+        self._next: tuple[int, Batch] | None = None
         self._turn = 0
         self._alignment = _Alignment()
         self._aborted = 0
         self._trigger = 0
+        self._after_barrier: list[Callable[[], None]] = []
         self._marks = [MIN_TIME] * (len(parts.operators) + 1)
         self._idle_sent = False
         self._ending = False
@@ -119,6 +121,7 @@ class Subtask:
         self._markers = [n for n, op in enumerate(self.operators) if _makes_watermarks(op)]
         self._waiting = self._missed_wake = False
         self._ended_operators = 0
+        self._slowest_ns = 0
         self._timed = [n for n, op in enumerate(self.operators) if _overrides_processing_time(op)]
         last = len(self.operators) - (0 if self.source is not None else 1)
         # A source stage counts its source as position 0 and its operators from 1.
@@ -134,7 +137,7 @@ class Subtask:
             return self._drive()
         if self._trigger:
             self._pass_barrier(self._trigger)
-            self._trigger = 0
+            self._forget_trigger()
             return True
         if self.woken and self._ready():
             self.woken = False
@@ -148,13 +151,22 @@ class Subtask:
     def trigger(self, checkpoint: int) -> None:
         """Sources: pass barrier `checkpoint` before reading on."""
         if checkpoint > self._aborted:
+            # A lower one that has not passed is cancelled; what waited for it belongs before this one.
+            self._forget_trigger()
             self._trigger = checkpoint
+
+    def after_barrier(self, work: Callable[[], None]) -> None:
+        """Sources: do `work` now, or when the barrier that was triggered has passed or is void."""
+        if self._trigger:
+            self._after_barrier.append(work)
+        else:
+            work()
 
     def abort(self, checkpoint: int) -> None:
         """Checkpoints ≤ `checkpoint` are void: release what is held for them and ignore their barriers."""
         self._aborted = max(self._aborted, checkpoint)
         if self._trigger <= self._aborted:
-            self._trigger = 0
+            self._forget_trigger()
         if self._alignment.checkpoint and self._alignment.checkpoint <= self._aborted:
             self._release()
 
@@ -275,11 +287,12 @@ class Subtask:
             channel.ended = True
             channel.idle = False
             channel.watermark_ms = MAX_TIME
-            self._ending = all(other.ended for other in self.inputs)
+            if all(other.ended for other in self.inputs):
+                return self._begin(self._end())
         # An input that has ended holds nothing back, but neither may it speak for idle ones, which can come back.
         active = [other.watermark_ms for other in self.inputs if not other.idle and not other.ended]
         if not active:
-            if not self._ending and not self._idle_sent:
+            if not self._idle_sent:
                 self._send_idle()
             return True
         if self._idle_sent:
@@ -307,6 +320,12 @@ class Subtask:
         self._on_barrier(self, checkpoint)
         for output in self._outputs:
             output.send_control(BARRIER, checkpoint)
+
+    def _forget_trigger(self) -> None:
+        self._trigger = 0
+        waiting, self._after_barrier = self._after_barrier, []
+        for work in waiting:
+            work()
 
     def _release(self) -> None:
         for channel in self.inputs:
@@ -391,11 +410,15 @@ class Subtask:
 
     def _begin(self, work: Iterator[tuple[int, Batch]]) -> bool:
         self._running = work
+        self._slowest_ns = 0
         self._drive()
         return True
 
     def _drive(self) -> bool:
-        """Pull from the running iterator while outputs have room; False if they had none at the start."""
+        """Pull from the running iterator while outputs have room; False if they had none at the start.
+
+        One batch is pulled beyond that: mostly there is none, and then barriers can pass before the outputs have room.
+        """
         running = self._running
         assert running is not None  # noqa: S101
         if not self._ready():
@@ -408,14 +431,20 @@ class Subtask:
         began = time.perf_counter_ns()
         now = began
         try:
+            if self._next is not None:
+                self._emit(*self._next)
+                self._next = None
             for position, batch in running:
                 if batch is _NOT_NOW:
                     self._waiting = True
                     return True
+                if not self._ready():
+                    self._next = position, batch
+                    return True
                 self._emit(position, batch)
                 before, now = now, time.perf_counter_ns()
-                self._adapt(now - before)
-                if now - began > QUANTUM_NS or not self._ready():
+                self._slowest_ns = max(self._slowest_ns, now - before)
+                if now - began > QUANTUM_NS:
                     return True
         except CheckdamError:
             raise
@@ -423,7 +452,7 @@ class Subtask:
             raise user_error(self.stage.name, "(not known)", error) from error
         finally:
             self.metrics[0].busy_ns += time.perf_counter_ns() - began
-        self._adapt(time.perf_counter_ns() - now)
+        self._adapt(max(self._slowest_ns, time.perf_counter_ns() - now))
         self._running = None
         if self._missed_wake:
             # The wake was taken for the operator that had refused records; others may have meant it too.

@@ -53,6 +53,9 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S: Final = 0.5
 RETRY_S: Final = 0.15
 HANDSHAKE_TIMEOUT_S: Final = 5.0
+CLOSE_TIMEOUT_S: Final = 5.0
+"""How long a task process may take to close its sinks and functions when the job has ended."""
+
 REFUSALS: Final = 20
 """After so many refusals in a row (another supervisor holds the index) the process ends: it has been replaced."""
 
@@ -194,6 +197,7 @@ class Supervisor:
                 self._drop_child()
         elif isinstance(message, Shutdown):
             log.info("shutting down: %s", message.reason)
+            self._end_child(frame(body))
             self._exit_code = 0
         elif isinstance(message, Ping) and self._child is None:
             self._send(frame(encode(Pong(message.sequence))))
@@ -288,6 +292,19 @@ class Supervisor:
         except ChildProcessError:
             pass
         self._forget(child)
+
+    def _end_child(self, farewell: bytes) -> None:
+        """Let the task process close what it holds, for a bounded time."""
+        child = self._child
+        if child is None:
+            return
+        try:
+            child.control.sendall(farewell)
+            child.control.settimeout(CLOSE_TIMEOUT_S)
+            while child.control.recv(1 << 20):
+                pass
+        except OSError:
+            pass
 
     def _forget(self, child: _Child) -> None:
         try:

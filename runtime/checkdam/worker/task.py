@@ -56,6 +56,7 @@ from checkdam.wire.messages import (
     Ready,
     RequestSplits,
     Reserve,
+    Shutdown,
     Stats,
     ToWorker,
     decode_to_worker,
@@ -161,7 +162,7 @@ class TaskProcess:
         )
 
     def run(self) -> None:
-        """Restore, connect and run; returns never but by an exception."""
+        """Restore, connect and run until the supervisor says `Shutdown`; raises what fails the attempt."""
         setup = self._setup
         threading.Thread(target=self._control, name="control", daemon=True).start()
         host, port = self._exchange.address
@@ -181,6 +182,8 @@ class TaskProcess:
         gc.freeze()
         self.send(Ready(self.attempt, restored_bytes))
         self._loop.run()
+        # The job has ended: sinks and functions get to close what they hold.
+        self._loop.close()
 
     def send(self, message: Message) -> None:
         """Send a message to the coordinator, through the supervisor."""
@@ -295,6 +298,8 @@ class TaskProcess:
         if isinstance(message, Ping):
             self._last_ping = time.monotonic()
             self.send(Pong(message.sequence))
+        elif isinstance(message, Shutdown):
+            self._loop.stop()
         elif isinstance(message, Peers):
             self._peers = list(message.addresses)
             self._peers_known.set()
@@ -322,6 +327,7 @@ def main(setup: TaskSetup) -> None:
     try:
         task = TaskProcess(setup)
         task.run()
+        code = 0
     except BaseException as error:
         report_failure(error, setup, task)
     finally:
