@@ -71,19 +71,21 @@ def _words(names: list[str], weights: list[float] | None = None) -> Callable[[ra
 
 def _events(drawn: random.Random, part: int, lines: int) -> Iterator[str]:
     keys = [f"k{number:05d}" for number in range(EVENT_KEYS)]
+    number_of, uniform = len(keys), drawn.random
     for start in range(0, lines, _CHUNK_LINES):
         numbers = range(start, min(lines, start + _CHUNK_LINES))
-        chosen = drawn.choices(keys, k=len(numbers))
+        # Drawn line by line, so that fewer lines are a prefix of more.
         yield "".join(
             [
-                f'{{"key":"{key}","time":{_time_ms(drawn, number * PARTS + part)},"amount":{int(drawn.random() * 100)}}}\n'
-                for key, number in zip(chosen, numbers, strict=True)
+                f'{{"key":"{keys[int(uniform() * number_of)]}","time":{_in_order_ms(number * PARTS + part) - int(uniform() * OUT_OF_ORDER_MS)}'
+                f',"amount":{int(uniform() * 100)}}}\n'
+                for number in numbers
             ]
         )
 
 
-def _time_ms(drawn: random.Random, number: int) -> int:
-    return _START_MS + number // EVENTS_PER_MS - int(drawn.random() * OUT_OF_ORDER_MS)
+def _in_order_ms(number: int) -> int:
+    return _START_MS + number // EVENTS_PER_MS
 
 
 def _million(weighted: bool) -> Callable[[random.Random, int, int], Iterator[str]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-HEADINGS = ("what", "Checkdam", "beside", "its figure", "ratio", "to reach", "reached")
+HEADINGS = ("what", "Checkdam", "beside", "its figure", "ratio", "to reach", "reached", "ratio by CPU time")
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Row:
 
     Attributes:
         reached: `None` where nothing was to be reached or it is not known.
+        cpu_ratio: The ratio of the processor time that a record takes: theirs divided by Checkdam's.
     """
 
     what: str
@@ -31,11 +32,12 @@ class Row:
     ratio: str = ""
     target: str = ""
     reached: bool | None = None
+    cpu_ratio: str = ""
 
     def cells(self) -> tuple[str, ...]:
         """In the order of `HEADINGS`."""
         answer = {None: "", True: "yes", False: "no"}[self.reached]
-        return self.what, self.ours, self.beside, self.theirs, self.ratio, self.target, answer
+        return self.what, self.ours, self.beside, self.theirs, self.ratio, self.target, answer, self.cpu_ratio
 
 
 def rate(records_per_second: float) -> str:
@@ -49,6 +51,9 @@ def machine(extra: dict[str, str]) -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parts = [f"{_processor()}, {cores} cores", platform.system(), f"Python {platform.python_version()}"]
     parts.append(f"Checkdam {version('checkdam')}")
+    if hasattr(os, "getloadavg"):
+        # What else the machine had to do; the systems share what is left.
+        parts.append(f"load before the first run {os.getloadavg()[0]:.1f}")
     return " · ".join([*parts, *(f"{name} {number}" for name, number in extra.items())])
 
 

@@ -88,14 +88,14 @@ SCENARIOS: Final = (
         "keyed process function, JSON lines",
         "keyed_process",
         "events",
-        (_us(6_000_000), _flink(6_000_000), _bytewax(2_000_000, target=3.0)),
+        (_us(12_000_000), _flink(12_000_000), _bytewax(2_000_000, target=3.0)),
     ),
     Scenario(
         "windows",
         "keyed windows, event time, JSON lines",
         "windows",
         "events",
-        (_us(6_000_000), _flink(6_000_000, target=0.7), _bytewax(600_000)),
+        (_us(12_000_000), _flink(12_000_000, target=0.7), _bytewax(600_000)),
     ),
     Scenario(
         "rocksdb-uniform",

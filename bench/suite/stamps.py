@@ -84,8 +84,28 @@ def read_stamps(path: Path) -> list[Stamp]:
     return sorted(stamps, key=lambda stamp: stamp.time_ms)
 
 
-def lines_per_second(stamps: list[Stamp], total_lines: int, warm_up_share: float = WARM_UP_SHARE) -> float:
-    """Input lines a second in steady state: from when a share of the input had been read until the last result.
+@dataclass(frozen=True)
+class SteadyState:
+    """The part of a run that counts: from when a share of the input had been read until the last result.
+
+    Attributes:
+        lines: Lines of input read in it.
+        start_ms: Wall clock.
+        end_ms: Wall clock.
+    """
+
+    lines: int
+    start_ms: int
+    end_ms: int
+
+    @property
+    def lines_per_second(self) -> float:
+        """The throughput."""
+        return self.lines / (self.end_ms - self.start_ms) * 1000
+
+
+def steady_state(stamps: list[Stamp], total_lines: int, warm_up_share: float = WARM_UP_SHARE) -> SteadyState:
+    """The part of a run that counts.
 
     Args:
         stamps: Of a run that has read all its input.
@@ -105,10 +125,9 @@ def lines_per_second(stamps: list[Stamp], total_lines: int, warm_up_share: float
                 start = read, stamp.time_ms
     outputs = [stamp.time_ms for stamp in stamps if stamp.kind == OUT]
     if start is None or not outputs:
-        raise ValueError(
-            f"the run must have read its {total_lines} lines and made results (read {sum(by_worker.values())})"
-        )
+        read = sum(by_worker.values())
+        raise ValueError(f"the run must have read its {total_lines} lines and made results (read {read})")
     read, start_ms = start
     if outputs[-1] <= start_ms:
         raise ValueError(f"the run must last longer than its warm-up to be measured (got {total_lines} lines)")
-    return (total_lines - read) / (outputs[-1] - start_ms) * 1000
+    return SteadyState(total_lines - read, start_ms, outputs[-1])

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from suite.cpu import CpuWatch
 from suite.data import OUT_OF_ORDER_MS
 from suite.peers import PROGRAMS, Peers
 from suite.scenarios import Contestant, Scenario
-from suite.stamps import lines_per_second, read_stamps
+from suite.stamps import read_stamps, steady_state
 
 WORKERS: Final = 2
 ROCKSDB_BYTES: Final = 256 << 20
@@ -63,8 +64,21 @@ class Place:
         return (self.folder / "checkpoints").as_uri()
 
 
-def measure(scenario: Scenario, contestant: Contestant, data: Path, lines: int, place: Place, peers: Peers) -> float:
-    """Run a program once; returns records a second in steady state.
+@dataclass(frozen=True)
+class Figure:
+    """What one run showed.
+
+    Attributes:
+        per_second: Records a second, all workers together.
+        cpu_us: Processor time that a record took, of all processes together, in microseconds.
+    """
+
+    per_second: float
+    cpu_us: float
+
+
+def measure(scenario: Scenario, contestant: Contestant, data: Path, lines: int, place: Place, peers: Peers) -> Figure:
+    """Run a program once.
 
     Args:
         scenario: What to run.
@@ -77,24 +91,33 @@ def measure(scenario: Scenario, contestant: Contestant, data: Path, lines: int, 
     Raises:
         RunFailed: It failed, or took longer than `RUN_TIMEOUT_S`.
     """
-    program = contestant.program or scenario.program
-    if contestant.system == "checkdam":
-        settings = {
-            "stateBackend.type": scenario.backend,
-            "checkpoint.interval": contestant.interval,
-            # A failure must be seen, not repaired.
-            "restart.strategy": "Never",
-        }
-        with CheckdamRun(place, program, {"data": str(data)}, settings) as run:
-            run.wait()
-    elif contestant.system == "flink":
-        _wait(_start_flink(scenario, contestant, data, place, peers), place)
-    else:
-        _wait(_start_bytewax(program, data, place, peers), place)
+    process = _start_program(scenario, contestant, data, place, peers)
+    with CpuWatch(process.pid) as watch:
+        _wait(process, place)
     try:
-        return lines_per_second(read_stamps(place.stamps), lines) * scenario.records_per_line
+        steady = steady_state(read_stamps(place.stamps), lines)
     except ValueError as error:
         raise RunFailed(str(error)) from error
+    cpu_s = watch.seconds_between(steady.start_ms, steady.end_ms)
+    per_line = scenario.records_per_line
+    return Figure(steady.lines_per_second * per_line, cpu_s / (steady.lines * per_line) * 1e6)
+
+
+def _start_program(
+    scenario: Scenario, contestant: Contestant, data: Path, place: Place, peers: Peers
+) -> subprocess.Popen[bytes]:
+    program = contestant.program or scenario.program
+    if contestant.system == "flink":
+        return _start_flink(scenario, contestant, data, place, peers)
+    if contestant.system == "bytewax":
+        return _start_bytewax(program, data, place, peers)
+    settings = {
+        "stateBackend.type": scenario.backend,
+        "checkpoint.interval": contestant.interval,
+        # A failure must be seen, not repaired.
+        "restart.strategy": "Never",
+    }
+    return _start_checkdam(place, program, {"data": str(data)}, settings, WORKERS)
 
 
 class CheckdamRun:
@@ -113,28 +136,13 @@ class CheckdamRun:
     ) -> None:
         self._place = place
         self._run_dir = place.folder / "run"
-        command = [sys.executable, "-m", "checkdam", "run", f"{PROGRAMS / 'checkdam_jobs.py'}:{program}"]
-        command += ["--fresh", "--no-progress", "--parallelism", str(workers), "--run-dir", str(self._run_dir)]
-        command += ["--storage", place.checkpoints]
-        for name, value in {**args, "stamps": str(place.stamps), "workers": workers}.items():
-            command += ["--arg", f"{name}={value}"]
-        for name, value in settings.items():
-            command += ["--set", f"{name}={value}"]
-        self._process = _start(command, place)
+        self._process = _start_checkdam(place, program, args, settings, workers)
 
     def __enter__(self) -> CheckdamRun:
         return self
 
     def __exit__(self, *_: object) -> None:
         _end(self._process)
-
-    def wait(self) -> None:
-        """Wait until the job has finished.
-
-        Raises:
-            RunFailed: It did not.
-        """
-        _wait(self._process, self._place)
 
     def get(self, path: str) -> Any:
         """The coordinator's answer to `GET path`; `None` while it cannot be reached.
@@ -166,6 +174,19 @@ class CheckdamRun:
             if time.monotonic() > deadline:
                 raise RunFailed(f"the job does not run after {timeout_s:g} s: {_tail(self._place)}")
             time.sleep(0.1)
+
+
+def _start_checkdam(
+    place: Place, program: str, args: Mapping[str, Any], settings: Mapping[str, str], workers: int
+) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "checkdam", "run", f"{PROGRAMS / 'checkdam_jobs.py'}:{program}"]
+    command += ["--fresh", "--no-progress", "--parallelism", str(workers), "--run-dir", str(place.folder / "run")]
+    command += ["--storage", place.checkpoints]
+    for name, value in {**args, "stamps": str(place.stamps), "workers": workers}.items():
+        command += ["--arg", f"{name}={value}"]
+    for name, value in settings.items():
+        command += ["--set", f"{name}={value}"]
+    return _start(command, place)
 
 
 def _start_flink(

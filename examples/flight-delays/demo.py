@@ -38,25 +38,39 @@ def main() -> int:
         except KeyboardInterrupt:
             code = job.wait()
     if code == 0:
-        show("The busiest hours", OUT / "hourly", "flights", ("carrier", "hour", "flights", "mean_delay", "worst_delay"))
+        show(
+            "The busiest hours", OUT / "hourly", "flights", ("carrier", "hour", "flights", "mean_delay", "worst_delay")
+        )
         show("The busiest airports", OUT / "airports", "flights", ("airport", "from", "to", "flights"))
         print(f"all results are in {OUT}/")
     return code
 
 
-def kill_a_worker(folder: Path, job: subprocess.Popen[bytes]) -> None:
-    """Wait for a few checkpoints, then kill the task process of worker 1 as a crash would."""
+def kill_a_worker(folder: Path, job: subprocess.Popen[bytes], worker: int = 1) -> int | None:
+    """Wait for a few checkpoints, then kill the task process of a worker as a crash would.
+
+    Args:
+        folder: The job's `--run-dir`.
+        job: The running `checkdam run`.
+        worker: The worker's index.
+
+    Returns:
+        The id of the process, or `None` if the job ended before.
+    """
     while job.poll() is None:
         time.sleep(0.2)
         try:
-            state = ask(folder, "/v1/job")
-            if (state["lastCheckpoint"] or {"id": 0})["id"] >= KILL_AFTER_CHECKPOINT:
-                pid = next(w["taskPid"] for w in ask(folder, "/v1/workers") if w["index"] == 1)
-                os.kill(pid, signal.SIGKILL)
-                print(f"demo: killed the task process of worker 1 (pid {pid}) with SIGKILL", file=sys.stderr)
-                return
+            last = ask(folder, "/v1/job")["lastCheckpoint"]
+            pid = next(found["taskPid"] for found in ask(folder, "/v1/workers") if found["index"] == worker)
+            # Between two attempts there is no task process, and 0 would mean our own process group.
+            if last is None or last["id"] < KILL_AFTER_CHECKPOINT or pid <= 0:
+                continue
+            os.kill(pid, signal.SIGKILL)
         except (OSError, ValueError, KeyError, StopIteration):
             continue
+        print(f"demo: killed the task process of worker {worker} (pid {pid}) with SIGKILL", file=sys.stderr)
+        return int(pid)
+    return None
 
 
 def ask(folder: Path, path: str) -> Any:

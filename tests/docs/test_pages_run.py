@@ -27,12 +27,16 @@ def test_the_blocks_of_a_page_run_as_shown(page: Path, tmp_path: Path, monkeypat
                 raise AssertionError(f"{page.relative_to(ROOT)}:{block.line}: {error!r}") from error
     finally:
         for name in set(sys.modules) - modules:
-            if name.startswith("docs_") or (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            if name.startswith("docs_") or (getattr(sys.modules[name], "__file__", None) or "").startswith(
+                str(tmp_path)
+            ):
                 del sys.modules[name]
 
 
 @pytest.mark.parametrize(
-    "page", [*pages(), *sorted((ROOT / "docs" / "reference").glob("*.md"))], ids=lambda page: str(page.relative_to(ROOT))
+    "page",
+    [*pages(), *sorted((ROOT / "docs" / "reference").glob("*.md"))],
+    ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     targets = [match[1] for match in _LINK.finditer(page.read_text()) if match[1]]

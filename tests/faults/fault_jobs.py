@@ -87,28 +87,30 @@ def expected(windows: str, records: int) -> Counter[tuple[Any, ...]]:
     """All rows that the job must yield, as a multiset."""
     if windows == "records":
         return Counter((index,) for index in range(records))
-    groups: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for index in range(records):
-        groups[key_of(index)].append((time_of(index), index))
-    rows: Counter[tuple[Any, ...]] = Counter()
-    for key, members in groups.items():
-        for start, end in _windows(windows, sorted(members)):
-            inside = [index for time, index in members if start <= time < end]
-            if inside:
-                rows[key, start, end, len(inside), sum(inside)] += 1
-    return rows
+    groups: dict[tuple[str, int, int], list[int]] = defaultdict(list)
+    if windows == "session":
+        members: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for index in range(records):
+            members[key_of(index)].append((time_of(index), index))
+        for key, found in members.items():
+            for start, end, inside in _sessions(sorted(found)):
+                groups[key, start, end] = inside
+    else:
+        slide = SLIDE_MS if windows == "sliding" else SIZE_MS
+        for index in range(records):
+            last = time_of(index) // slide * slide
+            for start in range(last - SIZE_MS + slide, last + 1, slide):
+                groups[key_of(index), start, start + SIZE_MS].append(index)
+    return Counter((*window, len(inside), sum(inside)) for window, inside in groups.items())
 
 
-def _windows(kind: str, members: list[tuple[int, int]]) -> set[tuple[int, int]]:
-    times = [time for time, _ in members]
-    if kind == "session":
-        found, start, last = set(), times[0], times[0]
-        for time in times[1:]:
-            if time >= last + GAP_MS:
-                found.add((start, last + GAP_MS))
-                start = time
-            last = time
-        return found | {(start, last + GAP_MS)}
-    slide = SLIDE_MS if kind == "sliding" else SIZE_MS
-    starts = {(time // slide - back) * slide for time in times for back in range(SIZE_MS // slide)}
-    return {(start, start + SIZE_MS) for start in starts}
+def _sessions(members: list[tuple[int, int]]) -> list[tuple[int, int, list[int]]]:
+    """(start, end, records) of each session of one key, whose (time, record) pairs are sorted."""
+    found: list[tuple[int, int, list[int]]] = []
+    for time, index in members:
+        if found and time < found[-1][1]:
+            start, _, inside = found[-1]
+            found[-1] = (start, time + GAP_MS, [*inside, index])
+        else:
+            found.append((time, time + GAP_MS, [index]))
+    return found

@@ -438,7 +438,7 @@ def test_make_backend_knows_its_kinds(tmp_path: Path) -> None:
     workshop = Workshop("hashmap", tmp_path)
     for name in ("hashmap", "rocksdb"):
         folder = workshop.new_folder()
-        backend = make_backend(name, range(4), 16, folder, workshop.clock, 1 << 20)  # type: ignore[arg-type]
+        backend = make_backend(name, range(4), 16, folder, workshop.clock, 1 << 20)
         assert backend.key_groups == range(4)
         assert backend.key_group("k") == key_group("k", 16)
         backend.close()

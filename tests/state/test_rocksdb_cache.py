@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from state_backends import MAX_PARALLELISM, START_MS, Workshop, content, delete, spec, store
 
+from checkdam.core.keys import key_group
 from checkdam.state.rocksdb import RocksDbBackend
 from checkdam.state.rocksdb_cache import CacheBudget, Changes
 from checkdam.state.rocksdb_maps import RocksDbMapTable
@@ -148,6 +150,27 @@ def test_settled_changes_are_written_and_leave_the_next_snapshot(workshop: Works
     assert content(restored) == {0: -1} | {index: index for index in range(1, 99)}
 
 
+def test_a_data_file_is_hashed_once(
+    workshop: Workshop, backend: RocksDbBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+    real = hashlib.file_digest
+
+    def counting(file: Any, name: str) -> Any:
+        hashed.append(Path(file.name).suffix)
+        return real(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counting)
+    table = backend.table(spec("t"))
+    store(table, {"k": 1})
+    evict(table)
+    first = {file.name: file for file in backend.snapshot(workshop.new_folder()).finish()}
+    second = {file.name: file for file in backend.snapshot(workshop.new_folder()).finish()}
+    data = [name for name in first if name.endswith(".sst")]
+    assert hashed.count(".sst") == len(data) == 1
+    assert first[data[0]].sha256 == second[data[0]].sha256
+
+
 def test_expired_rows_are_removed_from_the_database(backend: RocksDbBackend, workshop: Workshop) -> None:
     table = backend.table(spec("t", ttl_ms=100))
     maps = backend.map_table(spec("m", kind="map", ttl_ms=100))
@@ -221,6 +244,17 @@ def test_a_deleted_timer_is_not_read_back_when_the_horizon_moves_before_it(backe
     timers.register(19, "a")
     evict(timers)
     assert timers.pop_due(30) == [(19, "a", 0)]
+
+
+def test_a_timer_between_the_horizons_of_two_groups_stays_in_memory(backend: RocksDbBackend) -> None:
+    timers = backend.timers("op", "event")
+    early, late = (next(key for key in range(100) if key_group(key, MAX_PARALLELISM) == group) for group in (3, 4))
+    timers.register(10, early)
+    timers.register(30, late)
+    evict(timers)
+    timers.register(20, late)
+    timers.register(20, early)
+    assert timers.pop_due(40) == [(10, early, 0), (20, late, 0), (20, early, 0), (30, late, 0)]
 
 
 timer_steps = st.lists(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from state_backends import MAX_PARALLELISM, START_MS, Workshop, content, spec, store
 
 from checkdam.core.clock import ManualClock
+from checkdam.core.errors import CorruptCheckpointError
 from checkdam.core.keys import decode_keys, key_group
 from checkdam.state import submap
 from checkdam.state.base import LocalFile
@@ -216,5 +217,5 @@ def test_missing_block_files_are_corrupt(tmp_path: Path) -> None:
     store(backend.table(spec("t")), {"k": 1})
     files = backend.snapshot(workshop.new_folder()).finish()
     moved = [LocalFile(file.name, tmp_path / "no", 0, "") if file.name.endswith("blocks") else file for file in files]
-    with pytest.raises(Exception, match="cannot read"):
+    with pytest.raises(CorruptCheckpointError, match="cannot read"):
         workshop.restored(moved)

@@ -21,7 +21,9 @@ from checkdam.worker.partition import make_emit
 SERDE = serde_for(None, "a test", True)
 PLENTY = 1 << 40
 
-KEYS = st.one_of(st.integers(-50, 50), st.text(max_size=3), st.booleans(), st.tuples(st.integers(0, 3), st.text(max_size=1)))
+KEYS = st.one_of(
+    st.integers(-50, 50), st.text(max_size=3), st.booleans(), st.tuples(st.integers(0, 3), st.text(max_size=1))
+)
 
 
 class Edge:
@@ -33,10 +35,7 @@ class Edge:
         self.emit = make_emit(kind, outputs, max_parallelism)
 
     def received(self) -> list[list[tuple[Any, Any, Any]]]:
-        return [
-            [row for _, batch, _ in channel.queue for row in _rows(batch)]
-            for channel in self.inputs
-        ]
+        return [[row for _, batch, _ in channel.queue for row in _rows(batch)] for channel in self.inputs]
 
 
 def _rows(batch: Batch) -> list[tuple[Any, Any, Any]]:

@@ -6,11 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from worker_kit import Recorder, Wired
+from source_kit import Port, Splits
+from worker_kit import Recorder, Slow, Wired
 
 from checkdam.core.batch import MAX_TIME, Batch
+from checkdam.core.clock import ManualClock
 from checkdam.core.errors import UserCodeError
-from checkdam.operators.base import Operator
+from checkdam.operators.base import Operator, OperatorMetrics
+from checkdam.operators.source import SourceOperator
 from checkdam.operators.stateless import SplitOperator, TimestampOperator
 from checkdam.operators.watermarks import monotonous
 from checkdam.worker.channels import BARRIER, END, IDLE, WATERMARK
@@ -240,54 +243,6 @@ def test_the_end_comes_last_and_once() -> None:
 # Operators with records in flight
 
 
-class Slow(Operator):
-    """Takes up to `room` records, and hands them out only when the test says so."""
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-        self.held: list[Any] = []
-        self.most_held = 0
-        self.ready = 0
-        self.watermark = -(2**63)
-        self.released = self.watermark
-
-    def open(self, context: Any, restored: list[Any]) -> None:
-        self._wake = context.wake
-
-    @property
-    def accepts_input(self) -> bool:
-        return len(self.held) < self.room
-
-    def process(self, batch: Batch, port: int) -> Iterable[Batch]:
-        self.held += batch.values
-        self.most_held = max(self.most_held, len(self.held))
-        return ()
-
-    def on_watermark(self, watermark_ms: int) -> Iterable[Batch]:
-        self.watermark = watermark_ms
-        if not self.held:
-            self.released = watermark_ms
-        return ()
-
-    def output_watermark(self, watermark_ms: int) -> int:
-        return self.released
-
-    def poll(self) -> Iterable[Batch]:
-        while self.ready and self.held:
-            self.ready -= 1
-            yield Batch([self.held.pop(0)])
-        if not self.held:
-            self.released = self.watermark
-
-    def has_pending(self) -> bool:
-        return bool(self.held)
-
-    def finish(self, count: int) -> None:
-        """`count` more records are ready."""
-        self.ready += count
-        self._wake()
-
-
 def test_an_operator_that_takes_no_more_holds_back_data_but_not_barriers() -> None:
     slow = Slow(room=2)
     wired = Wired([slow], inputs=2)
@@ -339,6 +294,42 @@ def test_the_end_waits_for_what_the_last_words_of_others_have_put_in_flight() ->
     wired.run(100)
     assert wired.subtask.ended
     assert wired.take() == [[1], ("watermark", MAX_TIME), ["farewell"], ("end", 0)]
+
+
+def wired_source(source: Splits, operators: list[Operator], clock: ManualClock, **kwargs: Any) -> Wired:
+    reading = SourceOperator("head", source, monotonous().with_idleness("1s"), clock, OperatorMetrics(), Port())
+    reading.start()
+    reading.assign([(split.id, split.payload, None) for split in source.splits(1)], True, not source.bounded)
+    return Wired(operators, source=reading, **kwargs)
+
+
+def test_a_source_reads_no_more_than_the_operators_behind_it_take() -> None:
+    slow = Slow(room=4)
+    wired = wired_source(Splits(list(range(50))), [slow], ManualClock(), batch_records=2)
+    out = []
+    for _ in range(100):
+        wired.run(200)
+        assert wired.subtask.ended or wired.subtask.next_due_ms() != 0, "nor does it ask again and again"
+        out += wired.take()
+        slow.finish(1)
+
+    assert slow.most_held <= 4 + 1, "a batch of two is the last that it takes"
+    assert [item[0] for item in out if isinstance(item, list)] == list(range(50))
+    assert wired.subtask.ended
+
+
+def test_a_source_that_was_idle_is_active_again_before_its_first_record() -> None:
+    source, clock = Splits([5, 4, 6], bounded=False, available=1), ManualClock()
+    wired = wired_source(source, [Recorder()], clock)
+    wired.run()
+    clock.advance(1_000)
+    wired.run()
+    assert wired.take() == [[5], ("watermark", 4), ("idle", 0)]
+
+    source.available = 2
+    clock.advance(10)
+    wired.run()
+    assert wired.take() == [("watermark", 4), [4]], "though the watermark has not moved"
 
 
 # Processing time, batch sizes, errors

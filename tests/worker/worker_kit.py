@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,54 @@ class Recorder(Operator):
         return {"seen": len(self.seen)}
 
 
+class Slow(Operator):
+    """Takes up to `room` records, and hands them out only when the test says so."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.held: list[Any] = []
+        self.most_held = 0
+        self.ready = 0
+        self.watermark = -(2**63)
+        self.released = self.watermark
+
+    def open(self, context: Any, restored: list[Any]) -> None:
+        self._wake = context.wake
+
+    @property
+    def accepts_input(self) -> bool:
+        return len(self.held) < self.room
+
+    def process(self, batch: Batch, port: int) -> Iterable[Batch]:
+        self.held += batch.values
+        self.most_held = max(self.most_held, len(self.held))
+        return ()
+
+    def on_watermark(self, watermark_ms: int) -> Iterable[Batch]:
+        self.watermark = watermark_ms
+        if not self.held:
+            self.released = watermark_ms
+        return ()
+
+    def output_watermark(self, watermark_ms: int) -> int:
+        return self.released
+
+    def poll(self) -> Iterable[Batch]:
+        while self.ready and self.held:
+            self.ready -= 1
+            yield Batch([self.held.pop(0)])
+        if not self.held:
+            self.released = self.watermark
+
+    def has_pending(self) -> bool:
+        return bool(self.held)
+
+    def finish(self, count: int) -> None:
+        """`count` more records are ready."""
+        self.ready += count
+        self._wake()
+
+
 class Wired:
     """A subtask with `inputs` inputs, whose output is read only by `take`."""
 
@@ -65,7 +114,8 @@ class Wired:
         self.barriers: list[int] = []
         self.wakes = 0
         self.inputs = [
-            Input((ports or [0] * inputs)[number], SERDE, lambda count: None) for number in range(0 if source else inputs)
+            Input((ports or [0] * inputs)[number], SERDE, lambda count: None)
+            for number in range(0 if source else inputs)
         ]
         self.target, exits = self._exit(len(operators) - (0 if source else 1), "", credit_bytes)
         exits = [exits]
@@ -155,8 +205,6 @@ def write_file(path: Path, data: bytes) -> Path:
 
 def poll_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     """Wait for other threads, with a deadline."""
-    import time
-
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"

@@ -70,7 +70,8 @@ class Plan:
 def make_plan(graph: Graph) -> Plan:
     """Cut a graph into stages."""
     chained = {edge.target: edge.source for edge in graph.edges if _is_chained(graph, edge)}
-    index_of = {edge.id: number for number, edge in enumerate(graph.edges)}
+    # By place and not by id: a stream that is united with itself has two edges of one id.
+    edges = list(enumerate(graph.edges))
     follower = {source: target for target, source in chained.items()}
     stages = []
     for node_id in graph.nodes:
@@ -83,12 +84,12 @@ def make_plan(graph: Graph) -> Plan:
             Stage(
                 id=node_id,
                 nodes=tuple(graph.nodes[member] for member in chain),
-                inputs=tuple(StageInput(edge, index_of[edge.id]) for edge in graph.inputs(node_id)),
+                inputs=tuple(StageInput(edge, number) for number, edge in edges if edge.target == node_id),
                 outputs=tuple(
-                    StageOutput(position, edge, index_of[edge.id])
+                    StageOutput(position, edge, number)
                     for position, member in enumerate(chain)
-                    for edge in graph.outputs(member)
-                    if chained.get(edge.target) != member or edge.tag
+                    for number, edge in edges
+                    if edge.source == member and (chained.get(edge.target) != member or edge.tag)
                 ),
             )
         )

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 5.0
 TOLD_TO_GO_S: Final = 0.5
+EXIT_DEPOSED: Final = 3
+"""Of a coordinator that another one has fenced."""
+
 SETTLED_AFTER_S: Final = 10.0
 """A process that has lived for so long is restarted without a pause again."""
 
@@ -90,7 +93,7 @@ class Kept:
             code = exited.result()
             self._current = None
             self._on_exit(self.starts)
-            if self._is_final(code):
+            if self._is_final(code) and not self._was_deposed_by_its_predecessor(code):
                 self.exit_code = code
                 return code
             if code == 0:
@@ -100,6 +103,10 @@ class Kept:
             lived_s = loop.time() - self.started_at
             pause_s = 0.0 if lived_s > SETTLED_AFTER_S else min(max(pause_s * 2, FIRST_PAUSE_S), LONGEST_PAUSE_S)
             log.warning("%s %s; starting it again", self.name, describe_exit(code))
+
+    def _was_deposed_by_its_predecessor(self, code: int) -> bool:
+        """Whether a process that was replaced woke up and took over: then the next start takes back what it holds."""
+        return code == EXIT_DEPOSED and any(process.returncode is None for process in self._replaced)
 
     def replace(self) -> None:
         """Put another process beside the one that runs, which does not answer."""

@@ -181,7 +181,7 @@ class SourceOperator:
 
     def read(self, max_records: int) -> Iterator[Batch]:
         """Read on, in the first split or taking turns among those of a concurrent source: at most one batch, and side outputs."""
-        for _ in range(len(self._active) if self._source.concurrent else 1):
+        for _ in self._active[: None if self._source.concurrent else 1]:
             self._turn = (self._turn + 1) % len(self._active) if self._source.concurrent else 0
             active = self._active[self._turn]
             records = (

@@ -57,6 +57,18 @@ _REMEMBERED_GROUPS: Final = 65_536
 _FIRST_SETTLING_MS: Final = 5_000
 
 
+_DATA_SUFFIX: Final = ".sst"
+"""Data files never change once they are written."""
+
+_DataFile = tuple[str, int, int, int]
+
+
+def _data_file(path: Path) -> _DataFile:
+    """What tells a data file from every other, under all of its links."""
+    status = path.stat()
+    return path.name, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 class RocksDbSnapshot:
     """A RocksDB checkpoint whose files are still to be hashed, beside the changes that are being written.
 
@@ -64,12 +76,20 @@ class RocksDbSnapshot:
         directory: The snapshot's folder.
         changes: The writer of the changes and of `state.json`; None if it was never begun.
         failure: Why there is no checkpoint, if there is none.
+        digests: Those of data files that were hashed for earlier snapshots; kept up here.
     """
 
-    def __init__(self, directory: Path, changes: SnapshotWriter | None, failure: Exception | None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        changes: SnapshotWriter | None,
+        failure: Exception | None,
+        digests: dict[_DataFile, str],
+    ) -> None:
         self._directory = directory
         self._changes = changes
         self._failure = failure
+        self._digests = digests
         self._cancelled = threading.Event()
 
     def finish(self) -> list[LocalFile]:
@@ -79,7 +99,11 @@ class RocksDbSnapshot:
             if self._failure is not None:
                 raise self._failure
             database = self._directory / DATABASE_FOLDER
-            return files + [self._describe(path) for path in sorted(database.iterdir())]
+            paths = sorted(database.iterdir())
+            files += [self._describe(path) for path in paths]
+            for gone in self._digests.keys() - {_data_file(path) for path in paths}:
+                self._digests.pop(gone, None)
+            return files
         except Exception as error:
             delete_contents(self._directory)
             if isinstance(error, CheckpointError):
@@ -97,10 +121,14 @@ class RocksDbSnapshot:
     def _describe(self, path: Path) -> LocalFile:
         if self._cancelled.is_set():
             raise CheckpointError(f"the snapshot in {self._directory} was cancelled")
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size_bytes = file.tell()
-        return LocalFile(path.relative_to(self._directory).as_posix(), path, size_bytes, digest)
+        identity = _data_file(path)
+        digest = self._digests.get(identity)
+        if digest is None:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if path.suffix == _DATA_SUFFIX:
+                self._digests[identity] = digest
+        return LocalFile(path.relative_to(self._directory).as_posix(), path, path.stat().st_size, digest)
 
 
 class RocksDbBackend:
@@ -143,6 +171,7 @@ class RocksDbBackend:
         self._rows = RowMaker(max_parallelism)
         self._budget = CacheBudget(memory_bytes - self._store_bytes)
         self._writer = SectionWriter(CHANGES_NAME, key_groups, fork_from_entries, snapshot_timeout_s)
+        self._digests: dict[_DataFile, str] = {}
         self._opened: Store | None = None
         self._clip = False
         self._values: dict[str, RocksDbTable] = {}
@@ -202,13 +231,13 @@ class RocksDbBackend:
             self._store().checkpoint(directory / DATABASE_FOLDER)
         except Exception as error:
             # A full disk fails the checkpoint, which `finish` reports, and not the task that goes on.
-            return RocksDbSnapshot(directory, changes, error)
+            return RocksDbSnapshot(directory, changes, error, self._digests)
         for table in self._values.values():
             table.begin_settling()
         now_ms = self._clock.monotonic_ms()
         self._settle_from_ms = now_ms + (now_ms - self._snapshot_ms) // 2
         self._snapshot_ms = now_ms
-        return RocksDbSnapshot(directory, changes, None)
+        return RocksDbSnapshot(directory, changes, None, self._digests)
 
     def restore(self, files: list[LocalFile]) -> None:
         """See `KeyedBackend`. The files are linked, or copied, and stay as they are.
@@ -318,7 +347,7 @@ def _place(source: Path, target: Path) -> None:
     """Put a restored file where the database expects it. Data files never change and may be shared; others are copied."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if source.suffix == ".sst":
+        if source.suffix == _DATA_SUFFIX:
             try:
                 os.link(source, target)
                 return

@@ -97,10 +97,11 @@ class Changes:
             self._settled.difference_update(keys)
 
     def begin_settling(self) -> bool:
-        """A snapshot is taken: call what has changed up to now settled, if the last lot is done with; True if any is."""
-        if not self._settled:
-            self._settled, self.recent = self.recent, self._settled
-        return bool(self._settled)
+        """A snapshot is taken: call what has changed up to now settled; False if the last lot is not done with yet."""
+        if self._settled:
+            return False
+        self._settled, self.recent = self.recent, self._settled
+        return True
 
     def take_settled(self, limit: int) -> list[Key]:
         """Up to `limit` settled keys, to be written now; fewer only when none is left."""

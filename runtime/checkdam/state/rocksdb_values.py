@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Final
 
 from checkdam.core.clock import Clock
@@ -97,6 +97,7 @@ class RocksDbTable:
         self._entry_size = EntrySize(_ENTRY_OVERHEAD_BYTES)
         self._stored = _stored_groups(column)
         self._doubtful: set[int] = set()
+        self._touched: set[int] = set()
         self._settling: list[int] = []
         self._walk = PacedWalk(clock, spec.ttl_ms // 4, self._remove_expired)
         budget.join(self)
@@ -127,6 +128,7 @@ class RocksDbTable:
                 f"(got {namespace}, after {self._handed_out})"
             )
         self._spaces[namespace].changes.recent.update(keys)
+        self._touched.add(namespace)
 
     def namespaces(self) -> list[int]:
         """See `Table`; a namespace whose cells have all expired is listed until they are removed."""
@@ -177,7 +179,8 @@ class RocksDbTable:
         """See `Holder`. Namespaces that were not used for long go first."""
         self._recount()
         wanted = max(excess_bytes // self._entry_size.bytes, EVICTION_ENTRIES)
-        for namespace, space in list(self._spaces.items()):
+        for namespace in list(islice(self._spaces, wanted)):
+            space = self._spaces[namespace]
             if space.scans:
                 continue
             in_hand = namespace == self._handed_out and not asked_by_itself
@@ -192,7 +195,14 @@ class RocksDbTable:
 
     def begin_settling(self) -> None:
         """A snapshot has been taken: what has changed before it may be written by `settle`."""
-        self._settling = [namespace for namespace, space in self._spaces.items() if space.changes.begin_settling()]
+        touched, self._touched = self._touched, set()
+        for namespace in touched:
+            space = self._spaces.get(namespace)
+            if space is not None and space.changes.begin_settling():
+                self._settling.append(namespace)
+            elif space is not None and space.changes:
+                # Not done with the last lot.
+                self._touched.add(namespace)
 
     def settle(self) -> None:
         """Write some of the cells that have not changed again since the last snapshot."""
@@ -249,6 +259,7 @@ class RocksDbTable:
             space = self._space(namespace)
             space.young.update(rows)
             space.changes.recent.update([key for key, _ in rows])
+            self._touched.add(namespace)
             self._entry_size.sample(*rows[0])
             self._count(space)
         self._budget.make_room(self)

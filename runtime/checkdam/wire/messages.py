@@ -32,12 +32,14 @@ class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Hello(Message, frozen=True):
-    """A supervisor introduces itself: its worker index, and an id that is new for every supervisor process."""
+    """A supervisor introduces itself: its worker index, an id that is new for every supervisor process, and the highest epoch
+    that it has served (0: none), below which it obeys nobody."""
 
     job_id: str
     index: int
     instance: str
     pid: int
+    epoch: int = 0
 
 
 class Listening(Message, frozen=True):

@@ -5,7 +5,11 @@ the first fork, which makes a new task process a matter of milliseconds. Droppin
 ordered stream of control messages between coordinator and task process, and answers heartbeats while there is none.
 
 When the connection to the coordinator breaks, the task process goes: a coordinator adopts nothing of an earlier
-connection. Then it connects again, to wherever the coordinator is by then.
+connection. Then it connects again, to wherever the coordinator is by then. It never goes back: a coordinator of a lower
+epoch than one it has served has been replaced, whether it knows that or not, and is not obeyed.
+
+It waits for nobody for longer than a few seconds: what a stopped task process does not take stays in a backlog until the
+coordinator, which hears nothing of it either, gives the attempt up.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from checkdam.api.entrypoint import load_graph
 from checkdam.checkpoint.storage.locate import open_storage
 from checkdam.core.errors import AuthenticationError, CheckdamError
@@ -29,7 +35,7 @@ from checkdam.core.faultpoints import hit
 from checkdam.graph.plan import make_plan
 from checkdam.spec.manifest import parse_manifest
 from checkdam.wire.auth import Purpose
-from checkdam.wire.frames import FrameParser, authenticate_client, frame, read_frame
+from checkdam.wire.frames import FrameError, FrameParser, authenticate_client, frame, read_frame
 from checkdam.wire.messages import (
     AttemptId,
     Deploy,
@@ -45,6 +51,8 @@ from checkdam.wire.messages import (
     encode,
 )
 from checkdam.worker.config import WorkerConfig, load_config
+from checkdam.worker.lifetime import die_with_parent
+from checkdam.worker.pipe import FramePipe
 from checkdam.worker.task import TaskSetup
 from checkdam.worker.task import main as run_task
 
@@ -56,19 +64,19 @@ HANDSHAKE_TIMEOUT_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 5.0
 """How long a task process may take to close its sinks and functions when the job has ended."""
 
-REFUSALS: Final = 20
-"""After so many refusals in a row (another supervisor holds the index) the process ends: it has been replaced."""
+REFUSED_TIMEOUTS: Final = 2
+"""A supervisor that was refused for so many heartbeat timeouts ends: it has been replaced. One timeout may pass before the
+coordinator notices that whoever held the index, on a machine that is gone, will never come back."""
 
 
 class _Child:
     """The task process of one attempt."""
 
-    def __init__(self, attempt: AttemptId, pid: int, control: socket.socket, directory: Path) -> None:
+    def __init__(self, attempt: AttemptId, pid: int, pipe: FramePipe, directory: Path) -> None:
         self.attempt = attempt
         self.pid = pid
-        self.control = control
+        self.pipe = pipe
         self.directory = directory
-        self.parser = FrameParser()
 
 
 class Supervisor:
@@ -99,7 +107,8 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._heartbeat_timeout_s = 10.0
         self._last_heard = time.monotonic()
-        self._refusals = 0
+        self._epoch = 0
+        self._refused_since: float | None = None
         self._exit_code: int | None = None
         self._signals, write_end = socket.socketpair()
         self._signals.setblocking(False)
@@ -140,18 +149,20 @@ class Supervisor:
             purpose = Purpose("control", self._job.job_id, "", f"{self._config.index}/{self._instance}", "coordinator")
             authenticate_client(connection, self._secret, purpose)
             connection.sendall(
-                frame(encode(Hello(self._job.job_id, self._config.index, self._instance, os.getpid())))
+                frame(encode(Hello(self._job.job_id, self._config.index, self._instance, os.getpid(), self._epoch)))
             )
             welcome = decode_to_worker(read_frame(connection))
-        except (OSError, AuthenticationError) as error:
+        except (OSError, AuthenticationError, msgspec.DecodeError) as error:
             log.info("no connection to the coordinator yet: %s", error)
             connection.close()
             return False
-        if not isinstance(welcome, Welcome) or welcome.refused:
+        refused = self._refusal(welcome)
+        if refused or not isinstance(welcome, Welcome):
             connection.close()
-            self._on_refused(welcome.refused if isinstance(welcome, Welcome) else "no welcome")
+            self._on_refused(refused)
             return False
-        self._refusals = 0
+        self._refused_since = None
+        self._epoch = welcome.epoch
         self._heartbeat_timeout_s = welcome.heartbeat_timeout_ms / 1000
         self._last_heard = time.monotonic()
         connection.settimeout(HANDSHAKE_TIMEOUT_S)
@@ -160,9 +171,21 @@ class Supervisor:
         self._selector.register(connection, selectors.EVENT_READ, self._on_coordinator)
         return True
 
+    def _refusal(self, welcome: Message) -> str:
+        """Why this coordinator and this supervisor do not work together; empty if they do."""
+        if not isinstance(welcome, Welcome):
+            return "it did not say Welcome"
+        if not welcome.refused and welcome.epoch < self._epoch:
+            return f"its epoch {welcome.epoch} is over: epoch {self._epoch} has begun"
+        return welcome.refused
+
     def _on_refused(self, reason: str) -> None:
-        self._refusals += 1
-        if self._refusals >= REFUSALS:
+        now = time.monotonic()
+        if self._refused_since is None:
+            log.info("worker %d and the coordinator do not come together: %s", self._config.index, reason)
+            self._refused_since = now
+        patience_s = REFUSED_TIMEOUTS * self._job.spec.runtime.heartbeat_timeout_ms / 1000
+        if now - self._refused_since > patience_s:
             log.warning("worker %d was refused: %s; it has been replaced and ends", self._config.index, reason)
             self._exit_code = 0
 
@@ -185,8 +208,10 @@ class Supervisor:
                 return
             self._last_heard = time.monotonic()
             for body in self._parser.feed(data):
+                if self._connection is not connection:
+                    return  # lost while an earlier message was handled: what came after it counts no more
                 self._handle(decode_to_worker(body), body)
-        except OSError as error:
+        except (OSError, msgspec.DecodeError) as error:
             self._disconnect(str(error))
 
     def _handle(self, message: Message, body: bytes) -> None:
@@ -197,16 +222,13 @@ class Supervisor:
                 self._drop_child()
         elif isinstance(message, Shutdown):
             log.info("shutting down: %s", message.reason)
-            self._end_child(frame(body))
+            self._end_child(body)
             self._exit_code = 0
         elif isinstance(message, Ping) and self._child is None:
             self._send(frame(encode(Pong(message.sequence))))
         elif self._child is not None and getattr(message, "attempt", self._child.attempt) == self._child.attempt:
-            try:
-                self._child.control.sendall(frame(body))
-            except OSError:
-                # It is dying; SIGCHLD follows.
-                pass
+            self._child.pipe.send(body)
+            self._watch_child(self._child)
 
     def _send(self, data: bytes) -> None:
         if self._connection is None:
@@ -224,19 +246,23 @@ class Supervisor:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         ours, theirs = socket.socketpair()
+        supervisor = os.getpid()
         sys.stdout.flush()
         sys.stderr.flush()
         hit("supervisor-fork")
         pid = os.fork()
         if pid == 0:
-            self._become_task(deploy, directory, ours, theirs)
+            self._become_task(deploy, directory, supervisor, ours, theirs)
         theirs.close()
-        self._child = _Child(deploy.attempt, pid, ours, directory)
-        self._selector.register(ours, selectors.EVENT_READ, self._on_child)
+        self._child = _Child(deploy.attempt, pid, FramePipe(ours), directory)
+        self._selector.register(self._child.pipe, selectors.EVENT_READ, self._on_child)
 
-    def _become_task(self, deploy: Deploy, directory: Path, ours: socket.socket, theirs: socket.socket) -> None:
+    def _become_task(
+        self, deploy: Deploy, directory: Path, supervisor: int, ours: socket.socket, theirs: socket.socket
+    ) -> None:
         """In the child: let go of everything that is the supervisor's, and run."""
         try:
+            die_with_parent(supervisor)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -262,20 +288,31 @@ class Supervisor:
         finally:
             os._exit(1)
 
+    def _watch_child(self, child: _Child) -> None:
+        """Look for room as well while something waits for it."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.pipe.backlogged else 0)
+        try:
+            self._selector.modify(child.pipe, events, self._on_child)
+        except KeyError:
+            pass  # its end of the pipe is closed: SIGCHLD follows
+
     def _on_child(self) -> None:
         child = self._child
         if child is None:
             return
+        child.pipe.flush()
         try:
-            data = child.control.recv(1 << 20)
-        except OSError:
-            data = b""
-        if not data:
-            self._selector.unregister(child.control)
-            return
-        # The task process frames its messages as we do: they are passed on whole, so that ours never fall in between.
-        for body in child.parser.feed(data):
-            self._send(frame(body))
+            for body in child.pipe.receive():
+                self._send(frame(body))
+        except FrameError as error:
+            log.error("the task process of attempt %s speaks no frames: %s", child.attempt, error)
+            self._drop_child()
+            self._send(frame(encode(Failed(child.attempt, f"the task process speaks no frames: {error}", "process"))))
+        except ConnectionError:
+            self._unwatch(child)
+        else:
+            if self._child is child:
+                self._watch_child(child)
 
     def _drop_child(self) -> None:
         """SIGKILL, reap and clean up."""
@@ -298,20 +335,25 @@ class Supervisor:
         child = self._child
         if child is None:
             return
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        child.pipe.send(farewell)
         try:
-            child.control.sendall(farewell)
-            child.control.settimeout(CLOSE_TIMEOUT_S)
-            while child.control.recv(1 << 20):
-                pass
-        except OSError:
+            while (left_s := deadline - time.monotonic()) > 0:
+                if child.pipe.wait(left_s):
+                    for _ in child.pipe.receive():
+                        pass  # nobody listens any more
+        except ConnectionError:
+            pass
+
+    def _unwatch(self, child: _Child) -> None:
+        try:
+            self._selector.unregister(child.pipe)
+        except (KeyError, ValueError):
             pass
 
     def _forget(self, child: _Child) -> None:
-        try:
-            self._selector.unregister(child.control)
-        except KeyError:
-            pass
-        child.control.close()
+        self._unwatch(child)
+        child.pipe.close()
         shutil.rmtree(child.directory, ignore_errors=True)
 
     # Signals and time
@@ -344,20 +386,20 @@ class Supervisor:
                 return
             child = self._child
             if child is not None and pid == child.pid:
-                self._drain(child)
+                # First: a connection that breaks meanwhile must find nothing to drop.
                 self._child = None
+                self._drain(child)
                 self._forget(child)
                 cause = _describe(os.waitstatus_to_exitcode(status))
                 self._send(frame(encode(Failed(child.attempt, f"the task process {cause}", "process"))))
 
     def _drain(self, child: _Child) -> None:
         """Pass on what the dead process said last: it names the cause."""
-        child.control.setblocking(False)
         try:
-            while data := child.control.recv(1 << 20):
-                for body in child.parser.feed(data):
+            while child.pipe.wait(0):
+                for body in child.pipe.receive():
                     self._send(frame(body))
-        except OSError:
+        except ConnectionError:
             pass
 
 

@@ -6,7 +6,10 @@ reads messages, answers heartbeats, sends statistics and ends the process when t
 
 ::
 
-    Listening → (Peers) → restore, connect, commit what the checkpoint held → Ready → (Start) → run
+    Listening → (Peers) → connect, restore, commit what the checkpoint held → Ready → (Start) → run
+
+Connections are made before state is restored: restoring takes one worker a second and another an hour, and nobody can
+say how long it may wait for the other. How long all of it may take is the coordinator's to decide.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,7 +46,6 @@ from checkdam.operators.base import CommittingOperator
 from checkdam.spec.streamjob import StreamJob
 from checkdam.state.backends import make_backend
 from checkdam.state.base import KeyedBackend, LocalFile
-from checkdam.wire.frames import frame, read_frame
 from checkdam.wire.messages import (
     Deploy,
     Failed,
@@ -66,12 +68,16 @@ from checkdam.worker.assemble import Surroundings, WorkerSettings, assemble
 from checkdam.worker.commits import CommitThread, run_with_retries
 from checkdam.worker.exchange import Exchange, Identity
 from checkdam.worker.loop import TaskLoop
+from checkdam.worker.pipe import FramePipe
 from checkdam.worker.snapshots import Snapshotter
 
 log = logging.getLogger(__name__)
 
 STATS_EVERY_S: Final = 0.5
 CONNECT_TIMEOUT_S: Final = 60.0
+FAREWELL_S: Final = 2.0
+"""How long a task process that fails waits until its supervisor has taken what it says about it."""
+
 SWITCH_INTERVAL_S: Final = 0.001
 """How long the task thread may keep the interpreter to itself while an I/O thread waits for it."""
 
@@ -103,7 +109,7 @@ class TaskSetup:
     job: StreamJob
     plan: Plan
     deploy: Deploy
-    secret: bytes
+    secret: bytes = field(repr=False)
     storage: Storage
     directory: Path
     host: str
@@ -136,7 +142,7 @@ class TaskProcess:
     def __init__(self, setup: TaskSetup) -> None:
         self.attempt = setup.deploy.attempt
         self._setup = setup
-        self._send_lock = threading.Lock()
+        self._pipe = FramePipe(setup.control)
         self._clock = SystemClock()
         self._peers: list[tuple[str, int]] = []
         self._peers_known = threading.Event()
@@ -169,8 +175,11 @@ class TaskProcess:
         self.send(Listening(self.attempt, host, port, fingerprint(setup.plan.graph), os.getpid()))
         if not self._peers_known.wait(CONNECT_TIMEOUT_S):
             raise CheckdamError(f"no peers were named within {CONNECT_TIMEOUT_S:g} s")
+        try:
+            self._exchange.connect(self._peers, CONNECT_TIMEOUT_S)
+        except CheckdamError as error:
+            raise PeerLostError(str(error)) from error
         restored_bytes = self._restore()
-        self._exchange.connect(self._peers, CONNECT_TIMEOUT_S)
         self._exchange.start()
         hit("worker-restored")
         for subtask in self._loop.subtasks:
@@ -186,14 +195,16 @@ class TaskProcess:
         self._loop.close()
 
     def send(self, message: Message) -> None:
-        """Send a message to the coordinator, through the supervisor."""
-        body = frame(encode(message))
-        with self._send_lock:
-            try:
-                self._setup.control.sendall(body)
-            except OSError:
-                # The supervisor is gone: the control thread sees that too and ends the process.
-                pass
+        """Send a message to the coordinator, through the supervisor; never waits for either.
+
+        Raises:
+            FrameError: It is longer than a frame may be.
+        """
+        self._pipe.send(encode(message))
+
+    def drain(self) -> None:
+        """Give the supervisor a moment to take what was said last."""
+        self._pipe.drain(FAREWELL_S)
 
     def _restore(self) -> int:
         setup, deploy = self._setup, self._setup.deploy
@@ -269,26 +280,20 @@ class TaskProcess:
     # The control thread
 
     def _control(self) -> None:
-        control = self._setup.control
-        control.settimeout(STATS_EVERY_S)
         next_stats = time.monotonic() + STATS_EVERY_S
         try:
             while True:
-                try:
-                    control.recv(1, socket.MSG_PEEK)
-                except TimeoutError:
-                    pass
-                else:
-                    control.settimeout(None)
-                    self._on_message(decode_to_worker(read_frame(control)))
-                    control.settimeout(STATS_EVERY_S)
+                if self._pipe.wait(STATS_EVERY_S):
+                    for body in self._pipe.receive():
+                        self._on_message(decode_to_worker(body))
                 now = time.monotonic()
                 if now - self._last_ping > self._setup.heartbeat_timeout_s:
                     os._exit(0)
                 if now >= next_stats:
                     next_stats = now + STATS_EVERY_S
                     self._send_stats()
-        except (OSError, ConnectionError):
+        except OSError:
+            # The supervisor is gone.
             os._exit(0)
         except BaseException:
             traceback.print_exc()
@@ -351,5 +356,8 @@ def report_failure(error: BaseException, setup: TaskSetup, task: TaskProcess | N
     message = Failed(setup.deploy.attempt, text, kind)
     if task is not None:
         task.send(message)
+        task.drain()
     else:
-        setup.control.sendall(frame(encode(message)))
+        pipe = FramePipe(setup.control)
+        pipe.send(encode(message))
+        pipe.drain(FAREWELL_S)
