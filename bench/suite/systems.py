@@ -222,7 +222,8 @@ def _start_bytewax(program: str, data: Path, place: Place, peers: Peers) -> subp
 
 
 def _start(command: list[str], place: Place) -> subprocess.Popen[bytes]:
-    path = os.pathsep.join([str(PROGRAMS), str(PROGRAMS.parent)])
+    given = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(PROGRAMS), str(PROGRAMS.parent), *([given] if given else [])])
     with (place.folder / "output").open("wb") as output:
         # A session of its own, so that all its processes can be ended together.
         return subprocess.Popen(

@@ -57,9 +57,7 @@ class KeyedStream:
         )
         return Stream(pipeline, (Producer(node),))
 
-    def reduce(
-        self, fn: Callable[[Any, Any], Any], *, ttl: Duration | None = None, name: str | None = None
-    ) -> Stream:
+    def reduce(self, fn: Callable[[Any, Any], Any], *, ttl: Duration | None = None, name: str | None = None) -> Stream:
         """A running reduction by an associative `fn(a, b)`: `(key, reduced)` whenever it has changed, once per key and batch."""
         return self.aggregate(reducing(fn, self._type), ttl=ttl, name=name)
 

@@ -59,7 +59,8 @@ class Failure:
     """Why an attempt failed.
 
     Attributes:
-        kind: As in `Failed`; also `lost` (a worker's connection ended) and `checkpoint` (too many failed).
+        kind: As in `Failed`; also `lost` (a worker's connection ended), `checkpoint` (too many failed) and `timeout` (not all
+            workers were ready in time).
         error: For people; holds the user's traceback where user code raised.
         worker: Index of the worker that said so, or was lost; `None` if it was none.
         phase: How far the attempt had come.
@@ -142,6 +143,11 @@ class Attempt:
     def failing(self) -> bool:
         """Whether it has failed or is over."""
         return self._failure is not None or self.over.done()
+
+    @property
+    def not_ready(self) -> list[int]:
+        """The workers that have not said that they are ready."""
+        return sorted(set(range(self.parallelism)) - self._ready)
 
     @property
     def all_ended(self) -> bool:

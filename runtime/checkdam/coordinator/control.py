@@ -2,7 +2,8 @@
 
 A connection is proven to belong to the job before anything is decoded, then introduces itself with `Hello`. There is at
 most one live connection per index; a second one is refused, so a supervisor that was thought dead cannot act beside its
-replacement. A worker from which nothing has come for the heartbeat timeout is lost: its connection is closed.
+replacement. Only the very supervisor that holds the index may connect anew: it knows better than we that its old connection is
+dead, and its attempt has failed with it. A worker from which nothing has come for the heartbeat timeout is lost: its connection is closed.
 
 Sending never waits: `WorkerLink.send` queues whole frames in the transport, so what the coordinator decides in one step
 reaches every worker in the order in which it was decided.
@@ -95,6 +96,7 @@ class ControlServer:
         on_connected: A worker has come.
         on_message: A worker has said something; heartbeats are not handed on.
         on_lost: A worker's connection has ended, for the reason given. Not called while the server closes.
+        on_newer_epoch: A worker has served a later coordinator than this one.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class ControlServer:
         on_connected: Callable[[WorkerLink], None],
         on_message: Callable[[int, ToCoordinator], None],
         on_lost: Callable[[int, str], None],
+        on_newer_epoch: Callable[[int], None],
     ) -> None:
         self.links: dict[int, WorkerLink] = {}
         self.rejected_peers = 0
@@ -121,6 +124,7 @@ class ControlServer:
         self._on_connected = on_connected
         self._on_message = on_message
         self._on_lost = on_lost
+        self._on_newer_epoch = on_newer_epoch
         self._server: asyncio.Server | None = None
         self._heartbeat: asyncio.Task[None] | None = None
         self._connections: set[asyncio.Task[None]] = set()
@@ -202,7 +206,13 @@ class ControlServer:
         writer.write(frame(encode(Welcome(self._epoch, self._timeout_ms, refusal))))
         if refusal:
             _log.warning("refused worker %d: %s", hello.index, refusal)
+            if hello.epoch > self._epoch:
+                self._on_newer_epoch(hello.epoch)
             return None
+        before = self.links.pop(hello.index, None)
+        if before is not None:
+            before.close("its supervisor has connected anew")
+            self._on_lost(hello.index, before.lost_because)
         link = WorkerLink(hello, writer, self._clock)
         self.links[hello.index] = link
         self._on_connected(link)
@@ -214,7 +224,9 @@ class ControlServer:
             return f"this is the coordinator of job {self._job_id!r}, not of {hello.job_id!r}"
         if not 0 <= hello.index < self._parallelism:
             return f"the worker's index must be below the parallelism {self._parallelism} (got {hello.index})"
-        if hello.index in self.links:
+        if hello.epoch > self._epoch:
+            return f"the worker has served epoch {hello.epoch}, and this coordinator is of epoch {self._epoch}"
+        if hello.index in self.links and self.links[hello.index].instance != hello.instance:
             return f"worker {hello.index} is connected already, as instance {self.links[hello.index].instance}"
         if self._closing:
             return "the coordinator is about to end"

@@ -24,6 +24,7 @@ from checkdam.coordinator.records import Records
 from checkdam.coordinator.reservations import Reservations
 from checkdam.coordinator.splits import Enumerator, SplitAssigner
 from checkdam.core.clock import Clock
+from checkdam.core.durations import format_ms
 from checkdam.wire.messages import (
     Ack,
     AttemptId,
@@ -132,8 +133,13 @@ class Deployment:
         lasting.board.attempt_begins(attempt, base)
         for source_id, enumerator in lasting.enumerators.items():
             enumerator.restore(base.sources.get(source_id, SourceSnapshot()))
-        attempt.deploy([self._part(base, index) for index in range(attempt.parallelism)])
-        end = await attempt.over
+        timeout_ms = lasting.plan.job.spec.runtime.deploy_timeout_ms
+        overdue = asyncio.get_running_loop().call_later(timeout_ms / 1000, self._overdue, timeout_ms)
+        try:
+            attempt.deploy([self._part(base, index) for index in range(attempt.parallelism)])
+            end = await attempt.over
+        finally:
+            overdue.cancel()
         if not isinstance(end, Finished):
             attempt.broadcast(Drop(attempt.id))
         if self._flow is not None:
@@ -191,6 +197,15 @@ class Deployment:
                     flow.on_decline(index, message)
             case _:
                 self.attempt.on_message(index, message)
+
+    def _overdue(self, timeout_ms: int) -> None:
+        """A worker may answer heartbeats and never get ready: whatever it waits for, another attempt may not have to."""
+        if self.before_reading:
+            self.attempt.fail(
+                "timeout",
+                f"the workers {self.attempt.not_ready} were not ready within {format_ms(timeout_ms)}; if they were still reading "
+                "their state, set `spec.runtime.deployTimeout` to more",
+            )
 
     def _on_ready(self) -> None:
         """All workers have been told to start: splits and checkpoints follow."""

@@ -32,7 +32,7 @@ from checkdam.coordinator.splits import Enumerator
 from checkdam.coordinator.threads import SerialThread
 from checkdam.coordinator.views import JobState, JobView, TriggerAnswer
 from checkdam.core.clock import Clock
-from checkdam.core.errors import CheckpointError
+from checkdam.core.errors import CheckpointError, DeposedError, StorageError
 from checkdam.wire.frames import FrameError
 from checkdam.wire.messages import AttemptId, Message, Shutdown, ToCoordinator
 
@@ -104,6 +104,7 @@ class Job:
             on_connected=self._on_connected,
             on_message=self._on_message,
             on_lost=self._on_lost,
+            on_newer_epoch=self._on_newer_epoch,
         )
         self._records = records
         self._reservations = reservations
@@ -121,6 +122,7 @@ class Job:
         self._leave = asyncio.Event()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._checking: asyncio.Task[None] | None = None
 
     # What the outside may ask
 
@@ -306,16 +308,22 @@ class Job:
     async def _repaired(self, current: Deployment, failure: Failure) -> bool:
         """Where an attempt could not restore because its checkpoint is damaged: fall back to the one before.
 
+        Storage that fails meanwhile proves nothing: another attempt will show.
+
         Raises:
             CorruptCheckpointError: It is damaged, and the user does not want to fall back, or cannot.
         """
         base = self._records.last
         if base is None or not current.before_reading or failure.kind not in ("error", "fatal"):
             return False
-        problems = await self._records.verify(base.folder)
-        if not problems:
-            return False
-        older = await fall_back_or_raise(self.plan.job, self._records, problems, current.attempt.id.attempt)
+        try:
+            problems = await self._records.verify(base.folder)
+            if not problems:
+                return False
+            older = await fall_back_or_raise(self.plan.job, self._records, problems, current.attempt.id.attempt)
+        except StorageError as error:
+            _log.warning("whether the checkpoint is damaged cannot be told now: %s", error)
+            return True
         self.tracker.begins_with(_restored_record(older))
         return True
 
@@ -392,6 +400,14 @@ class Job:
         if self._current is not None:
             self._current.attempt.worker_lost(index, reason)
 
+    def _on_newer_epoch(self, epoch: int) -> None:
+        """Workers have heard of a successor before we have: ask the journal at once."""
+        if not self._records.shared:
+            self.broken(DeposedError(f"a coordinator of epoch {epoch} has taken the job over"))
+        elif self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._records.check())
+            self._watch(self._checking)
+
     def _on_message(self, index: int, message: ToCoordinator) -> None:
         if self._current is None:
             return
@@ -420,11 +436,11 @@ def _outcome(deployment: Deployment, end: AttemptEnd) -> Outcome | None:
     """How the job has ended, by what the journal and the attempt say; `None` if it goes on."""
     if isinstance(end, Finished) or deployment.journalled_finish:
         return Outcome("FINISHED", "all input has been read and all output is committed")
-    if isinstance(end, Stopped) and end.checkpoint is None:
+    if isinstance(end, Stopped) and end.checkpoint is None and deployment.journalled_stop is None:
         return Outcome("STOPPED", end.problem or "stopped without a last checkpoint", not end.problem)
     if deployment.journalled_stop is not None:
         problem = "not all sinks have committed yet; that is made good when the job is resumed"
-        if isinstance(end, Stopped):
+        if isinstance(end, Stopped) and end.checkpoint is not None:
             problem = end.problem
         message = f"stopped with checkpoint {deployment.journalled_stop}"
         return Outcome("STOPPED", f"{message}; {problem}" if problem else message)

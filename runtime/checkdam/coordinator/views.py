@@ -22,7 +22,7 @@ class FailureView(msgspec.Struct, frozen=True, rename="camel"):
     """Why an attempt failed.
 
     Attributes:
-        kind: `user`, `process`, `lost`, `error`, `peer`, `checkpoint` or `fatal`.
+        kind: `user`, `process`, `lost`, `error`, `peer`, `checkpoint`, `timeout` or `fatal`.
         error: For people; with the user's traceback where user code raised.
         worker: Index of the worker, if it was one.
         time_ms: When.

@@ -96,9 +96,11 @@ class _Base:
         elif code == 0:
             self.say(outcome.get("message") or f"{self._job.job_id} finished")
         else:
-            self.say(f"{self._job.job_id} failed: {outcome.get('message') or 'its coordinator could not begin; see its log'}")
+            self.say(
+                f"{self._job.job_id} failed: {outcome.get('message') or 'its coordinator could not begin; see its log'}"
+            )
 
-    def _tell_news(self, job: dict[str, Any]) -> None:
+    async def _tell_news(self, job: dict[str, Any], api: CoordinatorApi) -> None:
         """Say once what happened since: a restored checkpoint, a failure."""
         if not self._restored_told:
             self._restored_told = True
@@ -109,7 +111,12 @@ class _Base:
         if failure and failure["timeMs"] != self._failure_told:
             self._failure_told = failure["timeMs"]
             worker = "" if failure["worker"] is None else f"worker {failure['worker']}: "
-            self.say(f"attempt {job['epoch']}.{job['attempt']} failed: {worker}{failure['error']}")
+            # By now another attempt may be under way.
+            failures = {
+                item["failure"]["timeMs"]: item["id"] for item in await api.get("/v1/attempts") or () if item["failure"]
+            }
+            which = failures.get(failure["timeMs"], f"{job['epoch']}.{job['attempt']}")
+            self.say(f"attempt {which} failed: {worker}{failure['error']}")
 
 
 class PlainDisplay(_Base):
@@ -131,7 +138,7 @@ class PlainDisplay(_Base):
         job = await api.get("/v1/job")
         if job is None:
             return
-        self._tell_news(job)
+        await self._tell_news(job, api)
         now = time.monotonic()
         if job["state"] == self._state and now < self._next_s:
             return
@@ -172,7 +179,7 @@ class LiveDisplay(_Base):
         job = await api.get("/v1/job")
         if job is None:
             return
-        self._tell_news(job)
+        await self._tell_news(job, api)
         operators = await api.get("/v1/operators") or []
         checkpoints = await api.get("/v1/checkpoints") or []
         self._live.update(Group(self._headline(job), self._operators(operators), self._checkpoints(checkpoints)))

@@ -25,6 +25,10 @@ class RuntimeSettings(Model):
     """A worker or coordinator that was not heard of for so long counts as lost. Broken connections are noticed at once; this is for
     machines that vanish without a word."""
 
+    deploy_timeout: PositiveDuration = "10m"
+    """How long it may take until all workers of an attempt have restored their state and are ready. When it is over, the attempt counts
+    as failed. Set it to more where reading the state back takes longer."""
+
     reserved_records: Annotated[int, Field(ge=1)] = 100_000
     """AtMostOnce: so many records of each split are reserved ahead, once a second. It bounds the records of a split that can be read
     in a second, and those that a failure can lose."""
@@ -38,3 +42,8 @@ class RuntimeSettings(Model):
     def heartbeat_timeout_ms(self) -> int:
         """`heartbeatTimeout` in ms."""
         return parse_duration_ms(self.heartbeat_timeout)
+
+    @property
+    def deploy_timeout_ms(self) -> int:
+        """`deployTimeout` in ms."""
+        return parse_duration_ms(self.deploy_timeout)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -46,6 +46,8 @@ from checkdam.worker.assemble import Surroundings, WorkerSettings, assemble
 from checkdam.worker.commits import CommitThread
 from checkdam.worker.loop import TaskLoop
 from checkdam.worker.snapshots import Snapshotter
+
+M = TypeVar("M", bound=Message)
 
 MODES: Final = ("ExactlyOnce", "AtLeastOnce", "AtMostOnce")
 """How a pipeline may treat failures."""
@@ -152,11 +154,7 @@ class Harness:
                 node.source.source.round += 1
         # Readers that had nothing to give are asked again after their wait hint.
         self.clock.advance(10)
-        self.settle()
-        deadline = time.monotonic() + self._calls_timeout_s
-        while self._calls_under_way() and self._woken.wait(deadline - time.monotonic()):
-            self._woken.clear()
-            self.settle()
+        self._settle_with_calls(lambda: False)
 
     def settle(self) -> None:
         """Run until nothing more can be done, without letting time or scripts go on."""
@@ -181,7 +179,8 @@ class Harness:
             UnannouncedChangeError: State was changed without `update()`.
         """
         self.trigger()
-        self.settle()
+        # A barrier can be behind records that `map_async` has no room for.
+        self._settle_with_calls(lambda: len(self._messages_of(Ack, Decline)) == self._parallelism)
         return self.complete(commit=commit)
 
     def trigger(self) -> int:
@@ -207,11 +206,11 @@ class Harness:
         """
         for backend in self._checked:
             backend.check()
-        declined = [message.error for message in self._messages if isinstance(message, Decline)]
+        declined = [message.error for message in self._messages_of(Decline)]
         if declined:
             self.abort()
             raise CheckpointError(f"checkpoint {self._checkpoint} was declined: {'; '.join(declined)}")
-        acks = [message for message in self._messages if isinstance(message, Ack)]
+        acks = self._messages_of(Ack)
         if len(acks) != self._parallelism:
             raise CheckpointError(
                 f"only {len(acks)} of {self._parallelism} workers have acknowledged checkpoint {self._checkpoint}; "
@@ -268,6 +267,18 @@ class Harness:
             loop.close()
         self._loops = []
         self._checked = []
+
+    def _settle_with_calls(self, enough: Callable[[], bool]) -> None:
+        """Run until nothing more can be done, and, until that is enough, wait for calls of `map_async` and run on."""
+        self.settle()
+        deadline = time.monotonic() + self._calls_timeout_s
+        while not enough() and self._calls_under_way() and self._woken.wait(deadline - time.monotonic()):
+            self._woken.clear()
+            self.settle()
+
+    def _messages_of(self, *kinds: type[M]) -> list[M]:
+        """What workers have said since the last trigger, of some kinds."""
+        return [message for message in self._messages if isinstance(message, kinds)]
 
     def _calls_under_way(self) -> bool:
         return any(op.has_pending() for loop in self._loops for subtask in loop.subtasks for op in subtask.operators)

@@ -258,9 +258,35 @@ class Ping(Message, frozen=True):
 
 
 ToCoordinator = (
-    Hello | Listening | Ready | RequestSplits | FinishedSplits | Reserve | Ack | Decline | Committed | Ended | Stats | Failed | Pong
+    Hello
+    | Listening
+    | Ready
+    | RequestSplits
+    | FinishedSplits
+    | Reserve
+    | Ack
+    | Decline
+    | Committed
+    | Ended
+    | Stats
+    | Failed
+    | Pong
 )
-ToWorker = Welcome | Deploy | Peers | Start | AssignSplits | Reserved | Trigger | Prepare | Abort | Complete | Drop | Shutdown | Ping
+ToWorker = (
+    Welcome
+    | Deploy
+    | Peers
+    | Start
+    | AssignSplits
+    | Reserved
+    | Trigger
+    | Prepare
+    | Abort
+    | Complete
+    | Drop
+    | Shutdown
+    | Ping
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _to_coordinator: msgspec.msgpack.Decoder[ToCoordinator] = msgspec.msgpack.Decoder(ToCoordinator)

@@ -31,6 +31,7 @@ from checkdam.core.clock import Clock
 from checkdam.core.errors import CheckdamError, CheckpointError
 from checkdam.core.faultpoints import hit
 from checkdam.state.base import SnapshotWriter
+from checkdam.wire.frames import FrameError
 from checkdam.wire.messages import Ack, AttemptId, Decline, Message, Trigger
 from checkdam.worker.subtask import Subtask
 
@@ -175,7 +176,14 @@ class Snapshotter:
             pending.acknowledged = complete
         if complete:
             hit("worker-ack")
-            self._send(self._ack(pending))
+            try:
+                self._send(self._ack(pending))
+            except FrameError as error:
+                # Where storage is not shared, all state travels in it. Nobody has heard of the files: they are ours still.
+                with self._lock:
+                    pending.acknowledged = False
+                self._decline(pending, error)
+                return
             shutil.rmtree(pending.directory, ignore_errors=True)
             # Inline files may be as large as the state, and the next checkpoint may be far away.
             pending.snapshots, pending.writers = [], []

@@ -4,16 +4,15 @@ The subtask is a small machine with one rule: whatever it does is an iterator of
 is unfinished nothing else is begun, no input, no watermark and no barrier. `step` does one bounded piece of work and
 says whether there was any. All of it runs in the task thread.
 
-Barriers. With alignment (ExactlyOnce, AtMostOnce) an input whose barrier has come is held back until all have; without
-(AtLeastOnce) nothing is held, and the snapshot is taken at the last barrier. A higher barrier cancels a lower one, and
-barriers of aborted checkpoints are dropped. Inputs that have ended still carry barriers.
+Barriers are an exception only in part: they need no room in the outputs and no operator that takes records, but they too
+wait for the iterator. Which inputs they hold back is the business of `alignment.py`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from checkdam.core.batch import MAX_TIME, MIN_TIME, Batch
@@ -24,6 +23,7 @@ from checkdam.operators.base import Operator, OperatorMetrics
 from checkdam.operators.source import SourceOperator
 from checkdam.operators.user import user_error
 from checkdam.state.base import KeyedBackend
+from checkdam.worker.alignment import Alignment
 from checkdam.worker.channels import BARRIER, DATA, END, IDLE, WATERMARK, Input, Output
 from checkdam.worker.partition import Emit
 
@@ -71,13 +71,6 @@ class Parts:
     """The watermark up to which the restored state had been processed."""
 
 
-@dataclass
-class _Alignment:
-    checkpoint: int = 0
-    arrived: set[int] = field(default_factory=set)
-    started_ms: int = 0
-
-
 class Subtask:
     """One subtask of one stage.
 
@@ -85,7 +78,6 @@ class Subtask:
         ended: All input has ended and everything has been handed on.
         watermark_ms: The watermark of its input (of a source: what was read).
         woken: Set from any thread when an operator wants to be polled.
-        alignment_ms: How long the last alignment took.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -99,19 +91,16 @@ class Subtask:
         self.watermark_ms = MIN_TIME
         self.ended = False
         self.woken = False
-        self.alignment_ms = 0
         self._exits = parts.exits
         self._outputs: Sequence[Output] = [output for exit_ in parts.exits for output in exit_.outputs]
         self._clock = parts.clock
         self._floor_ms = parts.floor_ms
-        self._aligned = parts.aligned
         self._on_barrier = parts.on_barrier
         self._limit = self._most_records = parts.batch_records
         self._running: Iterator[tuple[int, Batch]] | None = None
         self._next: tuple[int, Batch] | None = None
         self._turn = 0
-        self._alignment = _Alignment()
-        self._aborted = 0
+        self._alignment = Alignment(parts.inputs, parts.aligned, parts.clock)
         self._trigger = 0
         self._after_barrier: list[Callable[[], None]] = []
         self._marks = [MIN_TIME] * (len(parts.operators) + 1)
@@ -150,7 +139,7 @@ class Subtask:
 
     def trigger(self, checkpoint: int) -> None:
         """Sources: pass barrier `checkpoint` before reading on."""
-        if checkpoint > self._aborted:
+        if not self._alignment.is_void(checkpoint):
             # A lower one that has not passed is cancelled; what waited for it belongs before this one.
             self._forget_trigger()
             self._trigger = checkpoint
@@ -164,11 +153,9 @@ class Subtask:
 
     def abort(self, checkpoint: int) -> None:
         """Checkpoints ≤ `checkpoint` are void: release what is held for them and ignore their barriers."""
-        self._aborted = max(self._aborted, checkpoint)
-        if self._trigger <= self._aborted:
+        self._alignment.void(checkpoint)
+        if self._alignment.is_void(self._trigger):
             self._forget_trigger()
-        if self._alignment.checkpoint and self._alignment.checkpoint <= self._aborted:
-            self._release()
 
     def next_due_ms(self) -> int | None:
         """In how many ms `step` will have something to do without any message; `None`: not by time alone."""
@@ -188,6 +175,11 @@ class Subtask:
     def reached_ms(self) -> int:
         """The watermark up to which the state has been processed, which a restore must not fall behind."""
         return max(self._floor_ms, self.watermark_ms)
+
+    @property
+    def alignment_ms(self) -> int:
+        """How long the last alignment took."""
+        return self._alignment.took_ms
 
     @property
     def suspended(self) -> bool:
@@ -262,7 +254,8 @@ class Subtask:
             kind, value, _ = channel.queue[0]
             if kind == BARRIER:
                 channel.queue.popleft()
-                self._on_barrier_in(number, value)
+                if self._alignment.arrive(number, value):
+                    self._pass_barrier(value)
                 return True
             if not ready:
                 continue
@@ -300,37 +293,17 @@ class Subtask:
         mark = min(active)
         return mark <= self.watermark_ms or self._begin(self._advance(mark))
 
-    def _on_barrier_in(self, number: int, checkpoint: int) -> None:
-        alignment = self._alignment
-        if checkpoint <= self._aborted or checkpoint < alignment.checkpoint:
-            return
-        if checkpoint > alignment.checkpoint:
-            self._release()
-            alignment = self._alignment = _Alignment(checkpoint, set(), self._clock.monotonic_ms())
-        alignment.arrived.add(number)
-        if self._aligned:
-            self.inputs[number].held = checkpoint
-        if len(alignment.arrived) == len(self.inputs):
-            self.alignment_ms = self._clock.monotonic_ms() - alignment.started_ms
-            self._pass_barrier(checkpoint)
-            self._release()
-
     def _pass_barrier(self, checkpoint: int) -> None:
-        self._aborted = max(self._aborted, checkpoint)
         self._on_barrier(self, checkpoint)
         for output in self._outputs:
             output.send_control(BARRIER, checkpoint)
+        self._alignment.void(checkpoint)
 
     def _forget_trigger(self) -> None:
         self._trigger = 0
         waiting, self._after_barrier = self._after_barrier, []
         for work in waiting:
             work()
-
-    def _release(self) -> None:
-        for channel in self.inputs:
-            channel.held = 0
-        self._alignment = _Alignment()
 
     # Work, as iterators of (position, batch)
 

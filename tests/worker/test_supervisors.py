@@ -1,0 +1,239 @@
+"""A supervisor in a process of its own; the test plays the coordinator, and strikes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import psutil
+import pytest
+from worker_kit import poll_until
+
+from checkdam.spec import parse_manifest
+from checkdam.wire.frames import authenticate_server, frame, read_frame
+from checkdam.wire.messages import (
+    AssignSplits,
+    AttemptId,
+    Deploy,
+    Drop,
+    Failed,
+    Hello,
+    Listening,
+    Message,
+    Ping,
+    Pong,
+    Shutdown,
+    Welcome,
+    decode_to_coordinator,
+    encode,
+)
+from checkdam.worker.config import WorkerConfig
+
+M = TypeVar("M", bound=Message)
+
+SECRET = b"the job's secret"
+JOBS = Path(__file__).parents[1] / "local"
+
+
+class Connection:
+    """The supervisor's connection, at the coordinator."""
+
+    def __init__(self, connection: socket.socket, hello: Hello) -> None:
+        self.socket = connection
+        self.hello = hello
+
+    def send(self, *messages: Message) -> None:
+        self.socket.sendall(b"".join(frame(encode(message)) for message in messages))
+
+    def until(self, kind: type[M]) -> M:
+        """The next message of that kind; what comes before it is dropped."""
+        while not isinstance(message := decode_to_coordinator(read_frame(self.socket)), kind):
+            pass
+        return message
+
+    def deploy(self, attempt: AttemptId) -> int:
+        """Start an attempt; returns the task process."""
+        self.send(Deploy(attempt, 0, 1, None))
+        while (listening := self.until(Listening)).attempt != attempt:
+            pass
+        return listening.pid
+
+    def break_off(self) -> None:
+        """End it as a killed coordinator does: what is under way meets a reset."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.socket.close()
+
+
+class Bench:
+    """A supervisor and the place where it looks for its coordinator."""
+
+    def __init__(self, folder: Path, heartbeat: str = "5s") -> None:
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.server.settimeout(20)
+        manifest = {
+            "apiVersion": "checkdam.dev/v1alpha1",
+            "kind": "StreamJob",
+            "metadata": {"name": "supervised"},
+            "spec": {
+                "program": {"entrypoint": "local_jobs:records", "args": {"out": str(folder / "out")}},
+                "checkpoint": {"interval": "1s", "storage": {"uri": f"file://{folder}/state"}},
+                "runtime": {"heartbeatTimeout": heartbeat},
+            },
+        }
+        self.heartbeat_ms = parse_manifest(manifest).spec.runtime.heartbeat_timeout_ms
+        secret = folder / "secret"
+        secret.write_bytes(SECRET)
+        secret.chmod(0o600)
+        config = WorkerConfig(
+            manifest=parse_manifest(manifest).to_manifest(),
+            base_folder=str(JOBS),
+            index=0,
+            secret_file=str(secret),
+            run_dir=str(folder),
+            coordinator=f"127.0.0.1:{self.server.getsockname()[1]}",
+        )
+        path = folder / "config.json"
+        path.write_bytes(msgspec.json.encode(config))
+        self.process = subprocess.Popen([sys.executable, "-m", "checkdam.worker", str(path)])
+
+    def accept(self, epoch: int, refused: str = "") -> Connection:
+        """Let the supervisor in."""
+        connection, _ = self.server.accept()
+        connection.settimeout(20)
+        authenticate_server(connection, SECRET)
+        hello = decode_to_coordinator(read_frame(connection))
+        assert isinstance(hello, Hello)
+        found = Connection(connection, hello)
+        found.send(Welcome(epoch, self.heartbeat_ms, refused))
+        return found
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    found = Bench(tmp_path)
+    try:
+        yield found
+    finally:
+        found.process.kill()
+        found.process.wait()
+        found.server.close()
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has reaped counts."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_a_coordinator_of_an_earlier_epoch_is_not_obeyed(bench: Bench) -> None:
+    successor = bench.accept(epoch=7)
+    assert successor.hello.epoch == 0
+    successor.deploy(AttemptId(7, 1))
+    successor.socket.close()
+    woken = bench.accept(epoch=5)
+    assert woken.hello.epoch == 7
+    woken.send(Deploy(AttemptId(5, 1), 0, 1, None))
+    with pytest.raises(ConnectionError):
+        woken.until(Listening)
+    woken.socket.close()
+    bench.accept(epoch=8).deploy(AttemptId(8, 1))
+
+
+def test_a_stopped_task_process_does_not_keep_the_supervisor_from_dropping_it(bench: Bench) -> None:
+    coordinator = bench.accept(epoch=1)
+    attempt = AttemptId(1, 1)
+    task = coordinator.deploy(attempt)
+    os.kill(task, signal.SIGSTOP)
+    splits = [("split", "x" * 65_000, None)]
+    for _ in range(64):
+        coordinator.send(AssignSplits(attempt, "numbers", splits, exhausted=False, more=False))
+    coordinator.send(Drop(attempt), Ping(5))
+    assert coordinator.until(Pong).sequence == 5
+    assert gone(task)
+
+
+def test_a_task_process_dies_with_its_supervisor_even_if_it_cannot_look(bench: Bench) -> None:
+    task = bench.accept(epoch=1).deploy(AttemptId(1, 1))
+    os.kill(task, signal.SIGSTOP)
+    bench.process.kill()
+    poll_until(lambda: gone(task))
+
+
+def test_a_task_process_does_not_outlive_the_silence_of_a_stopped_supervisor(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, heartbeat="500ms")
+    try:
+        task = bench.accept(epoch=1).deploy(AttemptId(1, 1))
+        bench.process.send_signal(signal.SIGSTOP)
+        poll_until(lambda: gone(task))
+    finally:
+        bench.process.kill()
+        bench.process.wait()
+        bench.server.close()
+
+
+def test_the_supervisor_survives_the_end_of_task_process_and_coordinator_at_once(bench: Bench) -> None:
+    for epoch in range(1, 6):
+        coordinator = bench.accept(epoch)
+        task = coordinator.deploy(AttemptId(epoch, 1))
+        bench.process.send_signal(signal.SIGSTOP)
+        os.kill(task, signal.SIGKILL)
+        coordinator.break_off()
+        bench.process.send_signal(signal.SIGCONT)
+    bench.accept(6).deploy(AttemptId(6, 1))
+
+
+def test_the_death_of_a_task_process_is_told_with_its_cause(bench: Bench) -> None:
+    coordinator = bench.accept(epoch=1)
+    os.kill(coordinator.deploy(AttemptId(1, 1)), signal.SIGKILL)
+    failed = coordinator.until(Failed)
+    assert (failed.attempt, failed.kind) == (AttemptId(1, 1), "process")
+    assert "SIGKILL" in failed.error
+
+
+def test_a_new_attempt_takes_the_place_of_the_one_before(bench: Bench) -> None:
+    coordinator = bench.accept(epoch=1)
+    first = coordinator.deploy(AttemptId(1, 1))
+    coordinator.send(Drop(AttemptId(1, 1)))
+    second = coordinator.deploy(AttemptId(1, 2))
+    coordinator.send(Drop(AttemptId(1, 1)))
+    third = coordinator.deploy(AttemptId(1, 3))
+    assert gone(first)
+    assert gone(second)
+    assert not gone(third)
+
+
+def test_a_supervisor_waits_longer_for_its_index_than_a_lost_one_is_missed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, heartbeat="1s")
+    try:
+        for _ in range(3):
+            bench.accept(epoch=1, refused="worker 0 is connected already").socket.close()
+        assert bench.process.poll() is None
+        while bench.process.poll() is None:
+            bench.server.settimeout(0.5)
+            try:
+                bench.accept(epoch=1, refused="worker 0 is connected already").socket.close()
+            except OSError:
+                continue
+        assert bench.process.returncode == 0
+    finally:
+        bench.process.kill()
+        bench.process.wait()
+        bench.server.close()
+
+
+def test_shutdown_ends_the_supervisor_within_a_bound_although_its_task_process_is_stopped(bench: Bench) -> None:
+    coordinator = bench.accept(epoch=1)
+    task = coordinator.deploy(AttemptId(1, 1))
+    os.kill(task, signal.SIGSTOP)
+    coordinator.send(Shutdown("the job has ended"))
+    assert bench.process.wait(20) == 0
+    assert gone(task)
