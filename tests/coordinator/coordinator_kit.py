@@ -285,6 +285,8 @@ class Worker:
     listens: bool = True
     readies: bool = True
     fingerprint: str = ""
+    instance: str = ""
+    epoch: int = 0
     received: list[Message] = field(default_factory=list)
     closed: bool = False
     attempt: Any = None
@@ -298,7 +300,8 @@ class Worker:
         handshake = ClientHandshake(secret, Purpose("control", self.job_id, "", str(self.index), "coordinator"))
         self._writer.write(frame(handshake.introduction()))
         self._writer.write(frame(handshake.respond(await receive_frame(self._reader))))
-        self.send(Hello(self.job_id, self.index, f"instance-{self.index}-{time.monotonic_ns()}", os.getpid()))
+        self.instance = self.instance or f"instance-{self.index}-{time.monotonic_ns()}"
+        self.send(Hello(self.job_id, self.index, self.instance, os.getpid(), self.epoch))
         welcome = decode_to_worker(await receive_frame(self._reader))
         assert isinstance(welcome, Welcome)
         self.received.append(welcome)

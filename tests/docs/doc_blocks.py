@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -29,7 +30,12 @@ from checkdam.spec import parse_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = {"streamjob.md", "cli.md", "api.md", "metrics.md"}
-MANUAL_COMMANDS = ("make ", "python -m pip install ")
+MANUAL_COMMANDS = ("make ", "python -m pip install ", "checkdam run examples/")
+"""What is not run from a page: it installs, runs all tests, or is run by the tests of the examples."""
+
+TOOLS = ("curl", "jq", "pgrep")
+"""Programs that pages use and not every machine has."""
+
 COMMAND_TIMEOUT_S = 60
 
 _FENCE = re.compile(r"^```(\S+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -51,7 +57,8 @@ class Block:
 
 def pages() -> list[Path]:
     """README and all pages that people wrote."""
-    return [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name not in GENERATED)]
+    written = [ROOT / "README.md", ROOT / "examples" / "README.md"]
+    return [*written, *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name not in GENERATED)]
 
 
 def blocks_of(page: Path) -> list[Block]:
@@ -61,6 +68,12 @@ def blocks_of(page: Path) -> list[Block]:
         Block(match[1], match[2].strip(), match[3], text.count("\n", 0, match.start()) + 1)
         for match in _FENCE.finditer(text)
     ]
+
+
+def missing_tools(blocks: list[Block]) -> list[str]:
+    """Programs that the commands of a page need and this machine lacks."""
+    commands = " ".join(block.text for block in blocks if block.language == "sh")
+    return [tool for tool in TOOLS if re.search(rf"\b{tool}\b", commands) and shutil.which(tool) is None]
 
 
 @dataclass

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from doc_blocks import ROOT, PageRun, blocks_of, pages
+from doc_blocks import ROOT, PageRun, blocks_of, missing_tools, pages
 
 _LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)")
 
@@ -15,12 +15,15 @@ _LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)")
 @pytest.mark.slow
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_blocks_of_a_page_run_as_shown(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = blocks_of(page)
+    if missing := missing_tools(blocks):
+        pytest.skip(f"this machine lacks {', '.join(missing)}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     modules = set(sys.modules)
     run = PageRun(page, tmp_path)
     try:
-        for block in blocks_of(page):
+        for block in blocks:
             try:
                 run.run(block)
             except Exception as error:

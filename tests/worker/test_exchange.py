@@ -212,8 +212,9 @@ def test_garbage_is_dropped_and_counted(garbage: bytes) -> None:
     try:
         with socket.create_connection(worker.exchange.address, timeout=5) as stranger:
             stranger.sendall(garbage)
-            stranger.shutdown(socket.SHUT_WR)
-            with suppress(ConnectionResetError):
+            # It may have been dropped before all of it was sent.
+            with suppress(OSError):
+                stranger.shutdown(socket.SHUT_WR)
                 assert stranger.recv(100) == b""
         poll_until(lambda: worker.exchange.rejected_peers == 1)
     finally:

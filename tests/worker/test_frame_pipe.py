@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Iterator
 
 import pytest
 from worker_kit import poll_until
@@ -15,9 +16,11 @@ LARGE = bytes(range(256)) * 4096
 
 
 @pytest.fixture
-def ends() -> tuple[FramePipe, FramePipe]:
-    one, other = socket.socketpair()
-    return FramePipe(one), FramePipe(other)
+def ends() -> Iterator[tuple[FramePipe, FramePipe]]:
+    one, other = map(FramePipe, socket.socketpair())
+    yield one, other
+    one.close()
+    other.close()
 
 
 def take(pipe: FramePipe, count: int) -> list[bytes]:

@@ -19,6 +19,7 @@ from checkdam.checkpoint.uploads import INLINE_LIMIT_BYTES
 from checkdam.core.clock import ManualClock
 from checkdam.core.errors import CheckpointError, StorageError, UserCodeError
 from checkdam.state.base import LocalFile
+from checkdam.wire.frames import FrameError
 from checkdam.wire.messages import Ack, AttemptId, Decline, Message, Trigger
 from checkdam.worker.snapshots import Snapshotter
 
@@ -175,6 +176,30 @@ def test_a_failure_declines_once_and_names_the_cause(tmp_path: Path, storage: An
     (decline,) = job.sent
     assert isinstance(decline, Decline)
     assert words in decline.error
+
+    job.snapshots.abort(1)
+    job.run()
+    assert job.stored() == []
+    assert job.local() == []
+
+
+def test_an_acknowledgement_that_is_too_long_declines_and_leaves_no_files(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    sent = job.sent.append
+
+    def send(message: Message) -> None:
+        if isinstance(message, Ack):
+            raise FrameError("a frame must be at most 67108864 bytes (got 70000000)")
+        sent(message)
+
+    job.snapshots._send = send
+    job.begin(1)
+    for stage in ("a", "b"):
+        job.add(1, stage, Backend())
+    job.run()
+    (decline,) = job.sent
+    assert isinstance(decline, Decline)
+    assert "at most 67108864 bytes" in decline.error
 
     job.snapshots.abort(1)
     job.run()

@@ -102,10 +102,21 @@ class Bench:
         path = folder / "config.json"
         path.write_bytes(msgspec.json.encode(config))
         self.process = subprocess.Popen([sys.executable, "-m", "checkdam.worker", str(path)])
+        self._accepted: list[socket.socket] = []
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        for connection in (self.server, *self._accepted):
+            connection.close()
 
     def accept(self, epoch: int, refused: str = "") -> Connection:
         """Let the supervisor in."""
         connection, _ = self.server.accept()
+        self._accepted.append(connection)
         connection.settimeout(20)
         authenticate_server(connection, SECRET)
         hello = decode_to_coordinator(read_frame(connection))
@@ -117,13 +128,8 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    found = Bench(tmp_path)
-    try:
+    with Bench(tmp_path) as found:
         yield found
-    finally:
-        found.process.kill()
-        found.process.wait()
-        found.server.close()
 
 
 def gone(pid: int) -> bool:
@@ -169,15 +175,10 @@ def test_a_task_process_dies_with_its_supervisor_even_if_it_cannot_look(bench: B
 
 
 def test_a_task_process_does_not_outlive_the_silence_of_a_stopped_supervisor(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, heartbeat="500ms")
-    try:
+    with Bench(tmp_path, heartbeat="500ms") as bench:
         task = bench.accept(epoch=1).deploy(AttemptId(1, 1))
         bench.process.send_signal(signal.SIGSTOP)
         poll_until(lambda: gone(task))
-    finally:
-        bench.process.kill()
-        bench.process.wait()
-        bench.server.close()
 
 
 def test_the_supervisor_survives_the_end_of_task_process_and_coordinator_at_once(bench: Bench) -> None:
@@ -212,8 +213,7 @@ def test_a_new_attempt_takes_the_place_of_the_one_before(bench: Bench) -> None:
 
 
 def test_a_supervisor_waits_longer_for_its_index_than_a_lost_one_is_missed(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, heartbeat="1s")
-    try:
+    with Bench(tmp_path, heartbeat="1s") as bench:
         for _ in range(3):
             bench.accept(epoch=1, refused="worker 0 is connected already").socket.close()
         assert bench.process.poll() is None
@@ -224,10 +224,6 @@ def test_a_supervisor_waits_longer_for_its_index_than_a_lost_one_is_missed(tmp_p
             except OSError:
                 continue
         assert bench.process.returncode == 0
-    finally:
-        bench.process.kill()
-        bench.process.wait()
-        bench.server.close()
 
 
 def test_shutdown_ends_the_supervisor_within_a_bound_although_its_task_process_is_stopped(bench: Bench) -> None:
@@ -235,5 +231,6 @@ def test_shutdown_ends_the_supervisor_within_a_bound_although_its_task_process_i
     task = coordinator.deploy(AttemptId(1, 1))
     os.kill(task, signal.SIGSTOP)
     coordinator.send(Shutdown("the job has ended"))
+    # It gives up after CLOSE_TIMEOUT_S.
     assert bench.process.wait(20) == 0
     assert gone(task)

@@ -170,10 +170,15 @@ class _Coordinator:
         deposed = False
         try:
             control = await job.server.start(config.host, config.control_port)
-            self._publish(control, await api.start(config.host, config.http_port))
-        except OSError as error:
-            await job.server.close()
+            http = await api.start(config.host, config.http_port)
+            # Whoever slept since its fence must not lead workers away from its successor.
+            await self._records.check()
+            self._publish(control, http)
+        except (OSError, DeposedError) as error:
+            await job.server.close(patience_s=0.0)
             await api.close()
+            if isinstance(error, DeposedError):
+                raise
             raise CheckdamError(f"the coordinator cannot listen on `host` {config.host}: {error}") from error
         try:
             signals.install()

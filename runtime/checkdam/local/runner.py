@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from checkdam.api.entrypoint import load_graph
+from checkdam.checkpoint.storage.locate import open_storage
+from checkdam.core.errors import ManifestError, StorageError
 from checkdam.local.api import CoordinatorApi
 from checkdam.local.folder import RunFolder
 from checkdam.local.processes import Kept
@@ -60,8 +62,9 @@ def run_local(
         0 if the job finished or was stopped, 1 if it failed or was killed.
 
     Raises:
-        CheckdamError: The entrypoint or the pipeline is wrong: nothing was started.
+        CheckdamError: The storage cannot be used here, or the entrypoint or the pipeline is wrong: nothing was started.
     """
+    _check_storage(job, base_folder)
     path = Path(tempfile.mkdtemp(prefix="checkdam-")) if run_dir is None else run_dir
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
@@ -75,6 +78,14 @@ def run_local(
     elif run_dir is None:
         shutil.rmtree(path, ignore_errors=True)
     return code
+
+
+def _check_storage(job: StreamJob, base_folder: Path) -> None:
+    """Refuse storage of which the coordinator would say the same, but only in its log."""
+    try:
+        open_storage(job.spec.checkpoint.storage.uri, job.job_id, base=base_folder)
+    except StorageError as error:
+        raise ManifestError([f"`spec.checkpoint.storage.uri`: {error}"], job.job_id) from error
 
 
 async def _run(folder: RunFolder, display: Display) -> int:

@@ -1,0 +1,196 @@
+"""Schedules that must neither lose a job nor hang it: zombies, workers that come back, hung deployments, late stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+from coordinator_kit import (
+    DEADLINE_S,
+    Running,
+    Worker,
+    config_of,
+    coordinator,
+    ending_of,
+    eventually,
+    graph_of,
+    job_of,
+    journal_kinds,
+    started,
+    storage_of,
+    workers,
+)
+
+from checkdam.checkpoint.journal import Journal
+from checkdam.checkpoint.storage.file import FileStorage
+from checkdam.checkpoint.storage.memory import MemoryStorage
+from checkdam.coordinator.app import coordinate
+from checkdam.core.errors import StorageError
+from checkdam.wire.messages import Complete, Deploy, Drop, Peers, Shutdown, Start, Trigger
+
+
+class Unreadable(FileStorage):
+    """Storage from which nothing can be read when a test says so."""
+
+    away = False
+
+    def read(self, path: str) -> bytes:
+        if self.away:
+            raise StorageError("read", path, "503 slow down")
+        return super().read(path)
+
+
+class Overtaken(FileStorage):
+    """Storage on which another coordinator fences right after ours."""
+
+    def create(self, path: str, data: bytes) -> None:
+        super().create(path, data)
+        if path.startswith("journal/"):
+            Journal(FileStorage(self.root)).fence()
+
+
+async def test_a_supervisor_that_connects_anew_replaces_its_own_dead_connection(tmp_path: Path) -> None:
+    async with coordinator(tmp_path) as running, workers(running) as (first, second):
+        await started([first, second])
+        again = await Worker(1, running.graph, instance=second.instance).connect(running.addresses)
+        assert not again.welcome.refused
+        await eventually(lambda: second.closed, "the old connection is cut")
+        await first.until(Drop)
+        await first.until(Start, 2)
+        await again.until(Start)
+        await again.close()
+
+
+async def test_a_worker_that_has_served_a_later_epoch_is_refused_and_the_journal_asked(tmp_path: Path) -> None:
+    job = job_of(tmp_path, runtime__heartbeatTimeout="1h")
+    async with coordinator(tmp_path, job) as running, workers(running, 1) as (first,):
+        wise = await Worker(1, running.graph, epoch=running.addresses.epoch + 1).connect(running.addresses)
+        assert "has served epoch" in wise.welcome.refused
+        await wise.close()
+        assert await running.state() == "STARTING", "only the journal deposes a coordinator"
+        Journal(storage_of(tmp_path)).fence()
+        wise = await Worker(1, running.graph, epoch=running.addresses.epoch + 1).connect(running.addresses)
+        assert await running.exit_code() == 3
+        await wise.close()
+        assert not first.of(Deploy)
+
+
+async def test_with_memory_storage_a_later_epoch_is_all_that_tells_a_zombie(tmp_path: Path) -> None:
+    job = job_of(tmp_path, checkpoint__storage={"uri": "memory://", "allowVolatile": True})
+    async with coordinator(tmp_path, job, storage=MemoryStorage()) as running:
+        wise = await Worker(0, running.graph, epoch=running.addresses.epoch + 1).connect(running.addresses)
+        assert await running.exit_code() == 3
+        await wise.close()
+
+
+async def test_a_coordinator_that_was_overtaken_at_its_start_publishes_no_address(tmp_path: Path) -> None:
+    config = config_of(tmp_path, job_of(tmp_path))
+    storage = Overtaken(storage_of(tmp_path).root)
+    async with asyncio.timeout(DEADLINE_S):
+        assert await coordinate(config, job_of(tmp_path), graph_of(), storage) == 3
+    assert ending_of(config).state == "DEPOSED"
+    assert not Path(config.address_file).exists()
+
+
+async def test_a_worker_that_never_gets_ready_fails_the_attempt_in_time(tmp_path: Path) -> None:
+    job = job_of(tmp_path, runtime__deployTimeout="300ms")
+    async with coordinator(tmp_path, job) as running, workers(running) as (first, second):
+        second.readies = False
+        await first.until(Peers)
+        second.readies = True
+        await started([first, second])
+        _, view = await running.call("GET", "/v1/job")
+        assert view["lastFailure"]["kind"] == "timeout"
+        assert "[1]" in view["lastFailure"]["error"]
+        assert "deployTimeout" in view["lastFailure"]["error"]
+        await asyncio.sleep(0.4)
+        assert await running.state() == "RUNNING", "once it runs, the timeout counts no more"
+
+
+async def test_storage_that_fails_while_a_damage_is_looked_for_does_not_end_the_job(tmp_path: Path) -> None:
+    async with coordinator(tmp_path) as running, workers(running) as found:
+        await started(found)
+        await running.call("POST", "/v1/checkpoints", {})
+        await found[0].until(Complete)
+    storage = Unreadable(storage_of(tmp_path).root)
+    async with coordinator(tmp_path, storage=storage) as running, workers(running, readies=False) as (first, second):
+        await first.until(Peers)
+        storage.away = True
+        first.fail("error", "cannot read chk-1: 503 slow down")
+        await first.until(Deploy, 2)
+        storage.away = False
+        await second.until(Peers, 2)
+        assert await running.state() == "RESTARTING"
+        assert not first.of(Shutdown)
+
+
+async def test_a_stop_at_once_after_the_stop_was_journalled_tells_of_its_checkpoint(tmp_path: Path) -> None:
+    async with coordinator(tmp_path) as running, workers(running, commits=False) as found:
+        await started(found)
+        await running.call("POST", "/v1/stop", {"checkpoint": True})
+        await found[0].until(Complete)
+        await running.call("POST", "/v1/stop", {"checkpoint": False})
+        assert await running.exit_code() == 0
+        assert "stopped with checkpoint 1" in running.ending().message
+        assert "not all sinks have committed" in running.ending().message
+    assert journal_kinds(tmp_path)[-1] == "stopped"
+
+
+async def test_input_that_ends_while_a_stop_is_under_way_leaves_a_job_that_can_finish(tmp_path: Path) -> None:
+    async with coordinator(tmp_path) as running, workers(running, acks=False) as found:
+        await started(found)
+        await running.call("POST", "/v1/stop", {"checkpoint": True})
+        triggers = [await worker.until(Trigger) for worker in found]
+        for worker in found:
+            worker.ended()
+        for worker, trigger in zip(found, triggers, strict=True):
+            worker.ack(trigger)
+        assert await running.exit_code() == 0
+        assert running.ending().state == "STOPPED"
+    async with coordinator(tmp_path, resume=True) as running, workers(running) as found:
+        await _finish(running, found)
+    assert journal_kinds(tmp_path)[-1] == "finished"
+
+
+async def test_a_failure_after_some_workers_have_ended_forgets_that_they_had(tmp_path: Path) -> None:
+    async with coordinator(tmp_path) as running, workers(running) as (first, second):
+        await started([first, second])
+        first.ended()
+        second.fail("error", "something else")
+        await started([first, second], 2)
+        second.ended()
+        _, view = await running.call("GET", "/v1/job")
+        assert view["state"] == "RUNNING"
+        assert not first.of(Trigger)
+        first.ended()
+        assert await running.exit_code() == 0
+
+
+async def test_commits_of_an_earlier_attempt_do_not_finish_the_job(tmp_path: Path) -> None:
+    async with coordinator(tmp_path) as running, workers(running) as (first, second):
+        await started([first, second])
+        second.commits = False
+        first.ended()
+        second.ended()
+        await second.until(Complete)
+        first.fail("error", "after the final checkpoint")
+        await started([first, second], 2)
+        restore = second.of(Deploy)[1].restore
+        assert restore is not None
+        assert restore.final
+        first.ended()
+        second.ended()
+        await second.until(Complete, 2)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await asyncio.shield(running.task)
+        assert not running.task.done(), "the sinks of the second worker have committed nothing in this attempt"
+        assert "finished" not in journal_kinds(tmp_path)
+
+
+async def _finish(running: Running, found: list[Worker]) -> None:
+    await started(found)
+    for worker in found:
+        worker.ended()
+    assert await running.exit_code() == 0
