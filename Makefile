@@ -51,6 +51,8 @@ bench: $(STAMP) ## measure speed and print one table
 
 docs-reference: $(STAMP) ## make the pages of docs/reference from the models
 	$(BIN)/python -m checkdam.spec.reference docs/reference/streamjob.md
+	$(BIN)/python -m checkdam.coordinator.openapi docs/openapi.json
+	$(BIN)/python docs/make_reference.py
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

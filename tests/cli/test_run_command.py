@@ -87,7 +87,7 @@ def test_an_entrypoint_alone_gets_a_name_and_a_storage_of_its_own(runs: Runs, tm
 
     [job] = runs.jobs
     assert (job.job_id, job.spec.program.entrypoint) == ("default/word-count", "my.jobs.Word_Count:build")
-    assert job.spec.checkpoint.storage.uri == (tmp_path / ".checkdam" / "word-count").as_uri()
+    assert job.spec.checkpoint.storage.uri == (tmp_path / ".checkdam").as_uri()
     assert runs.folders == [tmp_path]
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from pathlib import Path
 
+import pytest
 from coordinator_kit import (
     DEADLINE_S,
     Running,
@@ -25,6 +26,7 @@ from coordinator_kit import (
 from checkdam.checkpoint.journal import Journal
 from checkdam.checkpoint.storage.file import FileStorage
 from checkdam.checkpoint.storage.memory import MemoryStorage
+from checkdam.coordinator import app
 from checkdam.coordinator.app import coordinate
 from checkdam.core.errors import StorageError
 from checkdam.wire.messages import Complete, Deploy, Drop, Peers, Shutdown, Start, Trigger
@@ -39,6 +41,18 @@ class Unreadable(FileStorage):
         if self.away:
             raise StorageError("read", path, "503 slow down")
         return super().read(path)
+
+
+class Away(FileStorage):
+    """Storage that cannot be reached for a number of calls."""
+
+    failures = 0
+
+    def create(self, path: str, data: bytes) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise StorageError("create", path, "503 slow down")
+        super().create(path, data)
 
 
 class Overtaken(FileStorage):
@@ -123,6 +137,30 @@ async def test_storage_that_fails_while_a_damage_is_looked_for_does_not_end_the_
         await second.until(Peers, 2)
         assert await running.state() == "RESTARTING"
         assert not first.of(Shutdown)
+
+
+async def test_a_coordinator_that_replaces_another_waits_for_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "TAKE_OVER_PAUSES_S", (0.0, 0.0))
+    storage = Away(storage_of(tmp_path).root)
+    for failures, start_count, state in ((1, 1, "FAILED"), (3, 2, "FAILED")):
+        storage.failures = failures
+        config = config_of(tmp_path, job_of(tmp_path), start_count=start_count)
+        assert await coordinate(config, job_of(tmp_path), graph_of(), storage) == 1
+        assert ending_of(config).state == state
+    storage.failures = 2
+    async with coordinator(tmp_path, storage=storage, start_count=2) as running, workers(running) as found:
+        await started(found)
+
+
+async def test_memory_storage_says_that_the_job_starts_afresh(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    job = job_of(tmp_path, checkpoint__storage={"uri": "memory://", "allowVolatile": True})
+    for start_count in (1, 2):
+        assert "starts afresh" not in caplog.text
+        async with coordinator(tmp_path, job, storage=MemoryStorage(), start_count=start_count) as running:
+            assert running.addresses.epoch == start_count
+    assert "job default/test starts afresh" in caplog.text
 
 
 async def test_a_stop_at_once_after_the_stop_was_journalled_tells_of_its_checkpoint(tmp_path: Path) -> None:

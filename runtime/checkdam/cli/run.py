@@ -15,7 +15,7 @@ TargetName = Annotated[
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, even if the job was interrupted before.")]
 RestoreUri = Annotated[str | None, typer.Option(metavar="URI", help="Start from this checkpoint.")]
 StorageUri = Annotated[
-    str | None, typer.Option(metavar="URI", help="Where checkpoints go. Default for module:callable: .checkdam/NAME.")
+    str | None, typer.Option(metavar="URI", help="Where checkpoints go. Default for module:callable: .checkdam.")
 ]
 Parallelism = Annotated[int | None, typer.Option(metavar="N", help="How many workers.")]
 Interval = Annotated[str | None, typer.Option(metavar="DURATION", help="Time between checkpoints, such as 1s.")]

@@ -80,7 +80,7 @@ def _manifest_of(entrypoint: str, name: str, cwd: Path) -> dict[str, Any]:
         "metadata": {"name": name},
         "spec": {
             "program": {"entrypoint": entrypoint},
-            "checkpoint": {"storage": {"uri": storage_uri(f".checkdam/{name}", cwd)}},
+            "checkpoint": {"storage": {"uri": storage_uri(".checkdam", cwd)}},
         },
     }
 

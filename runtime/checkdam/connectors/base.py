@@ -95,7 +95,6 @@ class SplitReader(ABC, Generic[T]):
 
     def close(self) -> None:
         """Called once, also after a failure."""
-        return None
 
 
 class Source(ABC, Generic[T]):
@@ -140,7 +139,6 @@ class Source(ABC, Generic[T]):
 
     def checkpoint_complete(self, positions: dict[str, Any]) -> None:
         """A checkpoint with these positions (split id → position) has completed; may acknowledge to the outside."""
-        return None
 
 
 @dataclass(frozen=True)
@@ -167,11 +165,9 @@ class SinkWriter(ABC, Generic[T]):
 
     def flush(self) -> None:
         """Called at every barrier, before the snapshot: what was written must not be lost by a crash after it returned."""
-        return None
 
     def close(self) -> None:
         """Called once at the end of the attempt, also after a failure; must not make anything visible."""
-        return None
 
 
 class TwoPhaseWriter(SinkWriter[T]):
@@ -209,4 +205,3 @@ class Sink(ABC, Generic[T]):
 
     def discard(self, context: SinkContext, keep: list[Any]) -> None:
         """Remove leftovers of earlier attempts of this subtask that are in no committable of `keep`; after a restore."""
-        return None

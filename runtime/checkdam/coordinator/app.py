@@ -23,14 +23,14 @@ from checkdam.coordinator.bootstrap import JobGraph
 from checkdam.coordinator.config import Addresses, CoordinatorConfig, read_secret, write_atomically
 from checkdam.coordinator.http import Api
 from checkdam.coordinator.job import Job, Outcome
-from checkdam.coordinator.ledger import Ledger
+from checkdam.coordinator.ledger import Ledger, Verdict
 from checkdam.coordinator.openapi import openapi_bytes
 from checkdam.coordinator.records import Records
 from checkdam.coordinator.reservations import Reservations
 from checkdam.coordinator.restart import restart_policy
 from checkdam.coordinator.threads import SerialThread
 from checkdam.core.clock import Clock, SystemClock
-from checkdam.core.errors import CheckdamError, DeposedError
+from checkdam.core.errors import CheckdamError, DeposedError, StorageError
 from checkdam.graph.model import Graph
 from checkdam.spec import StreamJob, parse_manifest
 from checkdam.wire.messages import AttemptId, Message
@@ -48,6 +48,10 @@ EXIT_DEPOSED: Final = 3
 
 OUTCOME_FILE: Final = "outcome.json"
 """In the run directory: how the job ended, as JSON (`Ending`)."""
+
+TAKE_OVER_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+"""Between tries of a coordinator that replaces another to fence the journal, while storage fails. The first coordinator of a job
+does not wait: there it is a mistake in the manifest more often than an outage."""
 
 _RESERVATIONS_KEPT_MS: Final = 3_600_000
 _CLEANING_PATIENCE_S: Final = 5.0
@@ -133,12 +137,13 @@ class _Coordinator:
         """From fencing to the end."""
         config = self._config
         try:
-            verdict = await self._records.take_over(
-                fresh=config.fresh,
-                resume=config.resume,
-                origin=config.origin,
-                again=config.may_repeat_origin,
-            )
+            verdict = await self._take_over()
+            if not self._storage.shared and config.start_count > 1:
+                _log.warning(
+                    "job %s starts afresh: what %s held went with its last coordinator",
+                    self._plan.job.job_id,
+                    self._storage.uri,
+                )
             if verdict == "finished":
                 message = "the job had finished before; `--fresh` or `restoreFrom: Fresh` starts it over"
                 return self._ending("FINISHED", message, EXIT_OK)
@@ -153,6 +158,21 @@ class _Coordinator:
             return self._ending("FAILED", str(error), EXIT_FAILED)
         finally:
             self._thread.close()
+
+    async def _take_over(self) -> Verdict:
+        """Fence the journal. One that replaces another waits a while for storage: the job it goes on with was in order."""
+        config = self._config
+        pauses_s = list(TAKE_OVER_PAUSES_S if config.start_count > 1 else ())
+        while True:
+            try:
+                return await self._records.take_over(
+                    fresh=config.fresh, resume=config.resume, origin=config.origin, again=config.may_repeat_origin
+                )
+            except StorageError as error:
+                if not pauses_s:
+                    raise
+                _log.warning("the journal cannot be fenced yet: %s", error)
+                await asyncio.sleep(pauses_s.pop(0))
 
     async def _run_job(self) -> Outcome:
         config, plan = self._config, self._plan

@@ -16,11 +16,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from checkdam.core.errors import CheckdamError
+
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 5.0
 TOLD_TO_GO_S: Final = 0.5
+GIVE_UP_AFTER: Final = 5
+"""A process that exits by itself with an error so many times in a row, soon after its start, will not do better."""
+
+LAST_WORDS: Final = 10
+"""How many lines of its log are shown then."""
+
 EXIT_DEPOSED: Final = 3
 """Of a coordinator that another one has fenced."""
 
@@ -61,6 +69,7 @@ class Kept:
         self._is_final = is_final
         self._on_output = on_output
         self._on_exit = on_exit
+        self._cannot_start = 0
         self._current: asyncio.subprocess.Process | None = None
         self._replaced: list[asyncio.subprocess.Process] = []
         self._replacing = asyncio.Event()
@@ -71,7 +80,11 @@ class Kept:
         return None if self._current is None else self._current.pid
 
     async def keep(self) -> int:
-        """Run until the process has done its work; returns its exit code."""
+        """Run until the process has done its work; returns its exit code.
+
+        Raises:
+            CheckdamError: It has exited with an error again and again, soon after each start.
+        """
         pause_s = 0.0
         loop = asyncio.get_running_loop()
         while True:
@@ -101,6 +114,9 @@ class Kept:
                 pause_s = TOLD_TO_GO_S
                 continue
             lived_s = loop.time() - self.started_at
+            self._cannot_start = self._cannot_start + 1 if code > 0 and lived_s < SETTLED_AFTER_S else 0
+            if self._cannot_start == GIVE_UP_AFTER:
+                raise CheckdamError(f"{self.name} cannot start: {self._last_words()}")
             pause_s = 0.0 if lived_s > SETTLED_AFTER_S else min(max(pause_s * 2, FIRST_PAUSE_S), LONGEST_PAUSE_S)
             log.warning("%s %s; starting it again", self.name, describe_exit(code))
 
@@ -111,6 +127,11 @@ class Kept:
     def replace(self) -> None:
         """Put another process beside the one that runs, which does not answer."""
         self._replacing.set()
+
+    def _last_words(self) -> str:
+        """The last lines that the process wrote to its log."""
+        lines = [line for line in self._log_file.read_text(errors="replace").splitlines() if line.strip()]
+        return "\n".join(lines[-LAST_WORDS:]) or "it says nothing in its log"
 
     async def end(self, grace_s: float) -> None:
         """Ask every process of ours to end, and kill what is left after `grace_s`."""

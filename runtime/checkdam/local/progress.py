@@ -77,6 +77,11 @@ class _Base:
         self._console = Console(stderr=True, highlight=False)
         self._failure_told = 0
         self._restored_told = False
+        self._late = 0
+
+    def _count_late(self, operators: list[dict[str, Any]]) -> None:
+        """Remember how many records the running attempt has found late."""
+        self._late = max(self._late, sum(operator["lateRecords"] for operator in operators))
 
     def output(self, line: str) -> None:
         # The job's own output goes to standard output, for pipes.
@@ -88,11 +93,18 @@ class _Base:
     def finish(self, code: int, outcome: dict[str, Any], *, killed: bool) -> None:
         state = outcome.get("state", "")
         checkpoint = outcome.get("checkpoint", "")
+        if self._late:
+            self.say(
+                f"{self._late:,} records were late: no window took them any more; "
+                "allow for more disorder or lateness, or look at the side output `late`"
+            )
         if killed:
             self.say(f"{self._job.job_id} was killed; run the same command again to go on from the last checkpoint")
         elif code == 0 and state == "STOPPED":
             where = f" after {checkpoint}" if checkpoint else ""
             self.say(f"{self._job.job_id} stopped{where}; run the same command again to go on")
+        elif state == "DEPOSED":
+            self.say(f"{self._job.job_id} was taken over by another run of it, and goes on there")
         elif code == 0:
             self.say(outcome.get("message") or f"{self._job.job_id} finished")
         else:
@@ -144,6 +156,7 @@ class PlainDisplay(_Base):
             return
         self._state, self._next_s = job["state"], now + PLAIN_EVERY_S
         operators = await api.get("/v1/operators") or []
+        self._count_late(operators)
         read = sum(operator["recordsOut"] for operator in operators if operator["kind"] == "source")
         rate = self._rates.update("sources", read, now)
         last = job.get("lastCheckpoint")
@@ -181,6 +194,7 @@ class LiveDisplay(_Base):
             return
         await self._tell_news(job, api)
         operators = await api.get("/v1/operators") or []
+        self._count_late(operators)
         checkpoints = await api.get("/v1/checkpoints") or []
         self._live.update(Group(self._headline(job), self._operators(operators), self._checkpoints(checkpoints)))
 

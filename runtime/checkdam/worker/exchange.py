@@ -21,7 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from checkdam.core.errors import AuthenticationError, CheckdamError
@@ -50,7 +50,7 @@ class Identity:
     job_id: str
     attempt: AttemptId
     index: int
-    secret: bytes
+    secret: bytes = field(repr=False)
 
 
 class _Connection:

@@ -41,6 +41,7 @@ from checkdam.core.errors import (
     UserCodeError,
 )
 from checkdam.core.faultpoints import hit
+from checkdam.core.keys import KeyGroups
 from checkdam.graph.plan import Plan, fingerprint
 from checkdam.operators.base import CommittingOperator
 from checkdam.spec.streamjob import StreamJob
@@ -146,6 +147,7 @@ class TaskProcess:
         self._clock = SystemClock()
         self._peers: list[tuple[str, int]] = []
         self._peers_known = threading.Event()
+        self._groups = KeyGroups(setup.job.spec.max_parallelism)
         self._last_ping = time.monotonic()
         self._store = CheckpointStore(setup.storage, setup.job.job_id)
         self._snapshots = Snapshotter(
@@ -255,6 +257,7 @@ class TaskProcess:
             directory,
             clock=self._clock,
             memory_bytes=spec.state_backend.rocksdb.memory_bytes // max(1, keyed_stages),
+            groups=self._groups,
         )
 
     def _fetch(self, snapshot: SubtaskSnapshot) -> list[LocalFile]:
