@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 
 from coordinator_kit import coordinator, eventually, job_of, started, storage_of, workers
 
 from checkdam.checkpoint.journal import Journal
-from checkdam.wire.messages import AssignSplits, Complete, Deploy, RequestSplits, Reserve, Reserved
+from checkdam.checkpoint.storage.file import FileStorage
+from checkdam.coordinator.reservations import Reservations
+from checkdam.coordinator.threads import SerialThread
+from checkdam.wire.messages import AssignSplits, AttemptId, Complete, Deploy, RequestSplits, Reserve, Reserved
 
 
 def reserved_in(deploy: Deploy) -> dict[str, int]:
@@ -55,6 +60,33 @@ async def test_requests_of_a_second_share_one_durable_write(tmp_path: Path) -> N
         assert after is not None
         assert after.seq == before.seq + 1
         assert after.data == {"numbers": {"a": 3, "b": 3}}
+
+
+async def test_cleaning_up_waits_for_a_write_that_is_under_way(tmp_path: Path) -> None:
+    class Gated(FileStorage):
+        gate = threading.Event()
+        waiting = False
+
+        def create(self, path: str, data: bytes) -> None:
+            if b'"kind":"reserve"' in data:
+                self.waiting = True
+                assert self.gate.wait(10)
+            super().create(path, data)
+
+    storage = Gated(tmp_path)
+    thread = SerialThread("storage")
+    reservations = Reservations(Journal(storage, "reservations"), thread, lambda attempt, index, message: None)
+    await reservations.take_over(void=False)
+    reservations.request(0, Reserve(AttemptId(1, 1), "numbers", {"a": 100}))
+    writing = asyncio.create_task(reservations.run())
+    await eventually(lambda: storage.waiting)
+    reservations.prune()
+    assert reservations.positions == {}
+    storage.gate.set()
+    await eventually(lambda: reservations.positions == {"numbers": {"a": 100}})
+    assert not writing.done()
+    writing.cancel()
+    thread.close()
 
 
 async def test_a_clean_stop_or_a_fresh_start_makes_reservations_void(tmp_path: Path) -> None:

@@ -56,12 +56,15 @@ class Away(FileStorage):
 
 
 class Overtaken(FileStorage):
-    """Storage on which another coordinator fences right after ours."""
+    """Storage on which another coordinator fences right before ours looks at its next slot for the first time."""
 
-    def create(self, path: str, data: bytes) -> None:
-        super().create(path, data)
-        if path.startswith("journal/"):
+    overtaken = False
+
+    def exists(self, path: str) -> bool:
+        if path.startswith("journal/") and not self.overtaken:
+            self.overtaken = True
             Journal(FileStorage(self.root)).fence()
+        return super().exists(path)
 
 
 async def test_a_supervisor_that_connects_anew_replaces_its_own_dead_connection(tmp_path: Path) -> None:

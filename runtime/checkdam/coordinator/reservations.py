@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from checkdam.checkpoint.journal import Journal
 from checkdam.coordinator.threads import SerialThread
-from checkdam.core.errors import StorageError, UnknownOutcomeError
+from checkdam.core.errors import DeposedError, StorageError, UnknownOutcomeError
 from checkdam.wire.messages import AttemptId, Message, Reserve, Reserved
 
 _log = logging.getLogger(__name__)
@@ -121,8 +121,15 @@ class Reservations:
                 raise
 
     def prune(self) -> None:
-        """Delete entries that nobody needs any more. Blocks; for the storage thread."""
-        self._journal.prune()
+        """Delete entries that nobody needs any more, in the background; what fails is tried again at the next call."""
+        self._thread.run(self._prune)
+
+    def _prune(self) -> None:
+        try:
+            self._journal.prune()
+        except (StorageError, DeposedError) as error:
+            # If we are deposed, the next write says so to whom it concerns.
+            _log.warning("cleaning up reservations has to wait: %s", error)
 
 
 __all__ = ["RESERVATION_PERIOD_S", "Reservations"]

@@ -51,6 +51,7 @@ from checkdam.wire.messages import (
     encode,
 )
 from checkdam.worker.config import WorkerConfig, load_config
+from checkdam.worker.memory import memory_bound
 from checkdam.worker.lifetime import die_with_parent
 from checkdam.worker.pipe import FramePipe
 from checkdam.worker.task import TaskSetup
@@ -101,6 +102,19 @@ class Supervisor:
         )
         graph = load_graph(self._job, Path(config.base_folder), self._run_dir / "inline")
         self._plan = make_plan(graph)
+        spec = self._job.spec
+        log.info(
+            "worker %d: %s",
+            config.index,
+            memory_bound(
+                self._plan,
+                spec.parallelism,
+                spec.runtime.channel_credit_bytes,
+                spec.runtime.batch_size,
+                spec.state_backend.type,
+                spec.state_backend.rocksdb.memory_bytes,
+            ),
+        )
         self._connection: socket.socket | None = None
         self._parser = FrameParser()
         self._child: _Child | None = None
@@ -145,7 +159,9 @@ class Supervisor:
         except (OSError, CheckdamError):
             return False
         try:
-            connection.settimeout(HANDSHAKE_TIMEOUT_S)
+            # One that is stopped lets us in and says nothing: its successor may be there before the timeout is over.
+            heartbeat_timeout_s = self._job.spec.runtime.heartbeat_timeout_ms / 1000
+            connection.settimeout(min(HANDSHAKE_TIMEOUT_S, max(1.0, heartbeat_timeout_s)))
             purpose = Purpose("control", self._job.job_id, "", f"{self._config.index}/{self._instance}", "coordinator")
             authenticate_client(connection, self._secret, purpose)
             connection.sendall(
