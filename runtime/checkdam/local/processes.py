@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from checkdam.core.errors import CheckdamError
+from checkdam.core.exits import describe_exit
 
 log = logging.getLogger(__name__)
 
@@ -182,16 +183,6 @@ def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None
             process.send_signal(number)
         except ProcessLookupError:
             pass
-
-
-def describe_exit(code: int) -> str:
-    """An exit code in words."""
-    if code >= 0:
-        return f"exited with {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
 
 
 def python_module(module: str, *arguments: str) -> list[str]:

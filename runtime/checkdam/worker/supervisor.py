@@ -31,6 +31,7 @@ import msgspec
 from checkdam.api.entrypoint import load_graph
 from checkdam.checkpoint.storage.locate import open_storage
 from checkdam.core.errors import AuthenticationError, CheckdamError
+from checkdam.core.exits import describe_exit
 from checkdam.core.faultpoints import hit
 from checkdam.graph.plan import make_plan
 from checkdam.spec.manifest import parse_manifest
@@ -406,7 +407,7 @@ class Supervisor:
                 self._child = None
                 self._drain(child)
                 self._forget(child)
-                cause = _describe(os.waitstatus_to_exitcode(status))
+                cause = describe_exit(os.waitstatus_to_exitcode(status))
                 self._send(frame(encode(Failed(child.attempt, f"the task process {cause}", "process"))))
 
     def _drain(self, child: _Child) -> None:
@@ -417,15 +418,6 @@ class Supervisor:
                     self._send(frame(body))
         except ConnectionError:
             pass
-
-
-def _describe(code: int) -> str:
-    if code >= 0:
-        return f"exited with {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
 
 
 def main(config_path: str) -> int:
