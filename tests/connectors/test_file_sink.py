@@ -66,6 +66,41 @@ def read_numbers(path: Path) -> list[int]:
     return read[path.suffix](path)["n"].to_list()
 
 
+def test_a_job_whose_history_was_lost_adds_to_the_output_of_its_former_life(tmp_path: Path) -> None:
+    """Its attempts are numbered from 1 again: with storage in memory, or after somebody has deleted the checkpoints."""
+    former = json_lines_sink(tmp_path)
+    crashed = former.open(CONTEXT)
+    crashed.write([1], None)
+    former.commit(crashed.prepare(1))
+    crashed.write([2], None)
+    crashed.prepare(2)
+
+    sink = json_lines_sink(tmp_path)
+    writer = sink.open(CONTEXT)
+    sink.discard(CONTEXT, [])
+    for number in (3, 4):
+        writer.write([number], None)
+        sink.commit(writer.prepare(number))
+    writer.close()
+    assert sorted(read_json(tmp_path)) == [1, 3, 4]
+
+
+def test_a_commit_never_overwrites_a_foreign_file_nor_takes_it_for_its_own(tmp_path: Path) -> None:
+    sink = json_lines_sink(tmp_path)
+    writer = sink.open(CONTEXT)
+    writer.write([1], None)
+    committables = writer.prepare(1)
+    final = Path(committables[0]["final"])
+    final.write_text("somebody else's")
+    with pytest.raises(StorageError, match="another file has that name"):
+        sink.commit(committables)
+    assert final.read_text() == "somebody else's"
+    final.unlink()
+    sink.commit(committables)
+    sink.commit(committables)
+    assert read_json(tmp_path) == [1]
+
+
 def write_once(sink: FileSink, values: list[Any]) -> None:
     writer = sink.open(CONTEXT)
     writer.write(values, None)
@@ -109,16 +144,6 @@ def test_a_commit_can_be_repeated_at_every_stage(tmp_path: Path) -> None:
     os.unlink(committable["final"])
     with pytest.raises(StorageError, match=r"part-sink-0-1\.1-00000\.jsonl: neither it nor .* exists any more"):
         sink.commit([committable])
-
-
-def test_a_commit_never_overwrites(tmp_path: Path) -> None:
-    sink = json_lines_sink(tmp_path)
-    writer = sink.open(CONTEXT)
-    writer.write([1], None)
-    (committable,) = writer.prepare(1)
-    Path(committable["final"]).write_text("mine")
-    sink.commit([committable])
-    assert Path(committable["final"]).read_text() == "mine"
 
 
 def test_without_hard_links_files_are_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A coordinator process is killed at a named point; its successor goes on from what the journal says."""
+"""A coordinator process is killed or stopped at a named point; its successor goes on from what the journal says."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 from coordinator_kit import (
     Worker,
     config_of,
     coordinator,
     ending_of,
+    eventually,
     graph_of,
     job_of,
     journal_kinds,
     published,
     started,
+    storage_of,
     workers,
 )
 
+from checkdam.checkpoint.journal import Journal
 from checkdam.coordinator.config import Addresses, CoordinatorConfig
 from checkdam.wire.messages import Complete, Deploy, Shutdown, Start, Trigger
 
@@ -42,14 +46,15 @@ POINTS = {
 
 @asynccontextmanager
 async def process(
-    tmp_path: Path, fault: str = ""
+    tmp_path: Path, fault: str = "", strike: str = "SIGKILL"
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, CoordinatorConfig]]:
     """A coordinator process, killed at the end of the block if it is still there."""
-    config = config_of(tmp_path, job_of(tmp_path, checkpoint__interval="20ms"))
+    job = job_of(tmp_path, checkpoint__interval="20ms", runtime__heartbeatTimeout="500ms")
+    config = config_of(tmp_path, job)
     path = Path(config.run_dir) / "config.json"
     path.write_bytes(msgspec.json.encode(config))
     script = Path(__file__).with_name("coordinator_process.py")
-    environment = {**os.environ, "CHECKDAM_FAULT": fault}
+    environment = {**os.environ, "CHECKDAM_FAULT": fault, "CHECKDAM_FAULT_SIGNAL": strike}
     child = await asyncio.create_subprocess_exec(
         sys.executable, str(script), str(path), env=environment, stderr=asyncio.subprocess.DEVNULL
     )
@@ -92,6 +97,41 @@ async def test_after_a_kill_the_successor_starts_from_the_last_journalled_checkp
         assert restore.id == restored
         epochs = {deploy.attempt.epoch for orphan in orphans for deploy in orphan.of(Deploy)}
         assert all(epoch < running.addresses.epoch for epoch in epochs)
+
+
+@pytest.mark.parametrize("fault", POINTS)
+async def test_a_coordinator_that_sleeps_through_its_succession_commits_nothing_when_it_wakes(
+    tmp_path: Path, fault: str
+) -> None:
+    orphans = [Worker(index, graph_of()) for index in range(2)]
+    async with process(tmp_path, fault, "SIGSTOP") as (child, config):
+        zombie = psutil.Process(child.pid)
+        address = Path(config.address_file)
+        await eventually(lambda: address.exists() or zombie.status() == psutil.STATUS_STOPPED)
+        if address.exists():
+            connecting = [asyncio.create_task(orphan.connect(await published(config))) for orphan in orphans]
+            await eventually(lambda: zombie.status() == psutil.STATUS_STOPPED)
+            for task in connecting:
+                task.cancel()
+            await asyncio.gather(*connecting, return_exceptions=True)
+        async with coordinator(tmp_path) as running, workers(running) as found:
+            await started(found)
+            zombie.resume()
+            await running.call("POST", "/v1/checkpoints", {})
+            complete = await found[0].until(Complete)
+            async with asyncio.timeout(10):
+                assert await child.wait() == 3
+            _, view = await running.call("GET", "/v1/job")
+            assert view["lastCheckpoint"]["id"] == complete.checkpoint
+            tail = Journal(storage_of(tmp_path)).tail()
+            assert tail is not None
+            assert tail.epoch == running.addresses.epoch
+        zombies_words = [orphan.of(Complete) for orphan in orphans]
+        restored = found[0].of(Deploy)[0].restore
+        assert restored is not None
+        assert all(word.checkpoint <= restored.id for words in zombies_words for word in words)
+    for orphan in orphans:
+        await orphan.close()
 
 
 async def test_a_kill_after_the_final_checkpoint_repeats_the_end_and_finishes(tmp_path: Path) -> None:

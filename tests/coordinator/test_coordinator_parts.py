@@ -89,5 +89,7 @@ def test_a_fault_that_cannot_be_read_is_refused() -> None:
     for value in ("a:0", "a:x", "a:-1"):
         with pytest.raises(ValueError, match="CHECKDAM_FAULT"):
             faultpoints.arm({"CHECKDAM_FAULT": value})
+    with pytest.raises(ValueError, match=r"must be SIGKILL or SIGSTOP \(got 'SIGTERM'\)"):
+        faultpoints.arm({"CHECKDAM_FAULT": "a", "CHECKDAM_FAULT_SIGNAL": "SIGTERM"})
     faultpoints.arm({})
     faultpoints.hit("anything")

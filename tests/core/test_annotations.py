@@ -94,7 +94,6 @@ class Parser:
         (functools.partial(int), int),
         ("not callable", None),
     ],
-    ids=str,
 )
 def test_the_return_type_is_read_wherever_it_is_declared(function: Callable[..., Any], declared: Any) -> None:
     assert declared_return_type(function) == declared

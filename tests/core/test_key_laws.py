@@ -90,7 +90,7 @@ def test_any_list_of_keys_comes_back_equal(keys: list[Any]) -> None:
 @given(st.lists(KEYS, max_size=30), st.integers(1, 32768), st.integers(1, 8))
 def test_remembered_groups_are_the_computed_ones(keys: list[Any], max_parallelism: int, capacity: int) -> None:
     groups = KeyGroups(max_parallelism, capacity)
-    assert groups.of_many(keys) == [key_group(key, max_parallelism) for key in keys]
+    assert list(map(groups.__getitem__, keys)) == [key_group(key, max_parallelism) for key in keys]
 
 
 @settings(max_examples=100, deadline=None)
@@ -112,7 +112,7 @@ def test_similar_keys_spread_over_all_groups() -> None:
         [struct.pack("<I", n * 4096) for n in range(12800)],
     ):
         counts = [0] * 128
-        for group in KeyGroups(128).of_many(keys):
+        for group in map(KeyGroups(128).__getitem__, keys):
             counts[group] += 1
         assert min(counts) > 50
         assert max(counts) < 160

@@ -23,12 +23,12 @@ from typing import Any
 
 import psutil
 import yaml
-from fault_jobs import expected
+from fault_jobs import expected, key_of
 
 HERE = Path(__file__).parent
 MODES = ("ExactlyOnce", "AtLeastOnce", "AtMostOnce")
 BACKENDS = ("hashmap", "rocksdb")
-WINDOWS = ("tumbling", "sliding", "session", "process")
+WINDOWS = ("tumbling", "sliding", "session", "process", "counts")
 POINTS = (
     "",
     "before-manifest",
@@ -76,8 +76,8 @@ def scenario(seed: int) -> Scenario:
     """Modes, backends, parallelism, windows and fault points in turn by the seed; the rest at random by it."""
     rng = random.Random(seed)
     mode = MODES[seed % 3] if seed % 2 else "ExactlyOnce"
-    windows = "records" if mode == "AtMostOnce" else WINDOWS[(seed // 2) % 4]
-    if mode == "AtLeastOnce" and windows == "process":
+    windows = "records" if mode == "AtMostOnce" else WINDOWS[(seed // 2) % len(WINDOWS)]
+    if mode == "AtLeastOnce" and windows in ("process", "counts"):
         windows = "tumbling"
     return Scenario(
         seed=seed,
@@ -261,6 +261,8 @@ def _check(plan: Scenario, out: Path, records: int, outcome: Outcome) -> list[st
     outcome.rows = sum(rows.values())
     if plan.windows == "process":
         return _check_batches(rows, records)
+    if plan.windows == "counts":
+        return _check_counts(rows, records)
     truth = expected(plan.windows, records)
     if plan.mode == "AtMostOnce":
         twice = [row for row, count in rows.items() if count > 1]
@@ -286,6 +288,15 @@ def _check_at_least(rows: Counter[tuple[Any, ...]], truth: Counter[tuple[Any, ..
         del end
     low = [row for row in truth if best.get((row[0], row[1]), (0, 0)) < (row[3], row[4])]
     return [f"{len(low)} windows have less than the true value, such as {sorted(low)[:3]}"] if low else []
+
+
+def _check_counts(rows: Counter[tuple[Any, ...]], records: int) -> list[str]:
+    """Every key's count ends at the true one, and no update came twice."""
+    truth = Counter(key_of(index) for index in range(records))
+    last = {key: max(n for other, n in rows if other == key) for key, _ in rows}
+    twice = [row for row, count in rows.items() if count > 1]
+    problems = [] if last == truth else [f"the counts end at {sorted(last.items())}, not {sorted(truth.items())}"]
+    return problems + [f"updates twice: {twice[:3]}"] * bool(twice)
 
 
 def _check_batches(rows: Counter[tuple[Any, ...]], records: int) -> list[str]:

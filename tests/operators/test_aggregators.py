@@ -15,7 +15,7 @@ from window_harness import OperatorRun
 from checkdam.core.batch import Batch
 from checkdam.core.errors import PipelineError, ValueTypeError
 from checkdam.core.serde import serde_for
-from checkdam.operators.aggregate import AggregateOperator, CombineOperator, ReduceOperator
+from checkdam.operators.aggregate import AggregateOperator, CombineOperator
 from checkdam.operators.aggregators import (
     MISSING,
     Aggregator,
@@ -189,7 +189,7 @@ def test_a_running_aggregate_yields_each_key_once_per_batch_at_its_last_time() -
 
 
 def test_a_running_aggregate_needs_no_event_time() -> None:
-    run = OperatorRun(lambda: ReduceOperator("op", max))
+    run = OperatorRun(lambda: AggregateOperator("op", reducing(max)))
     run.feed([("a", 0, 1), ("a", 0, 7), ("b", 0, 2)], timed=False)
     assert run.outputs == [(("a", 7), None), (("b", 2), None)]
 

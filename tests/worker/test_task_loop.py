@@ -129,6 +129,26 @@ def test_nothing_is_read_before_the_start() -> None:
     assert job.sent == [Ended(ATTEMPT)]
 
 
+def test_a_call_that_does_not_return_shows_as_busy() -> None:
+    gate = threading.Event()
+
+    class Hanging(Recorder):
+        def process(self, batch: Batch, port: int) -> Iterable[Batch]:
+            gate.wait(10)
+            return super().process(batch, port)
+
+    job = Job(operators=[Hanging()])
+    job.assign(0, 1)
+    job.post(Start(ATTEMPT))
+    thread = threading.Thread(target=job.run)
+    thread.start()
+    poll_until(lambda: job.loop.statistics()[0].busy_ms >= 20)
+    assert sum(subtask.metrics[0].busy_ns for subtask in job.loop.subtasks) < 20_000_000, "it has not returned"
+    gate.set()
+    thread.join(10)
+    assert job.sent == [Ended(ATTEMPT)]
+
+
 def test_after_the_end_barriers_still_pass_and_the_end_is_said_once() -> None:
     job = Job()
     job.assign(0, 1)
@@ -236,6 +256,9 @@ def test_the_most_downstream_subtask_that_can_do_something_goes_first() -> None:
 
         def __init__(self, name: str, work: int) -> None:
             self.name, self.work = name, work
+
+        def release(self) -> bool:
+            return False
 
         def step(self) -> bool:
             if not self.work:

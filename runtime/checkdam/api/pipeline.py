@@ -133,9 +133,7 @@ class Pipeline:
             if state is None:
                 tables: Callable[[], list[TableSpec]] = getattr(trial, "tables", list)
                 state = {spec.name: f"{spec.kind}:{spec.serde.name}" for spec in tables()}
-        self._nodes[node_id] = Node(
-            node_id, kind, factory, source, keyed, state or {}, two_phase, name is not None, starts_stage
-        )
+        self._nodes[node_id] = Node(node_id, kind, factory, source, keyed, state or {}, two_phase, starts_stage)
         for feed in feeds:
             for producer in feed.producers:
                 serde = serde_for(feed.value_type, f"the output of operator `{producer.node}`", self.allow_pickle)

@@ -1,13 +1,13 @@
-"""Exit codes, the same for every command, and which error leads to which."""
+"""Exit codes, the same for every command, and which error leads to which.
+
+0 says that the job finished or was stopped as asked, and that nothing is wrong.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
 from checkdam.core.errors import CheckdamError, EntrypointError, ManifestError, PipelineError
-
-OK: Final = 0
-"""The job finished or was stopped as asked; nothing is wrong."""
 
 FAILED: Final = 1
 """The job failed, or what was to be verified has problems."""

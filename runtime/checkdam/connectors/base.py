@@ -107,7 +107,6 @@ class Source(ABC, Generic[T]):
         splits_ordered_in_time: Whether every record of a later split (in the order that `splits` returns) is later than
             the last one's start: then splits not read yet do not hold the watermark at −∞.
         can_reserve: Whether its readers implement `reserve`, without which AtMostOnce refuses it.
-        replayable: Whether a position can be read again; without it nothing better than AtMostOnce is promised.
         concurrent: Whether all splits are read at the same time, such as partitions of a log: they are then given out evenly
             and at once. Otherwise each subtask reads one split after another and asks for the next when it is done.
         discovery_interval_ms: For unbounded sources: how often `splits` is asked for more; 0 for once.
@@ -118,7 +117,6 @@ class Source(ABC, Generic[T]):
     splits_ordered_in_time: bool = False
     can_reserve: bool = False
     concurrent: bool = False
-    replayable: ClassVar[bool] = True
     discovery_interval_ms: int = 0
     value_type: Any = None
 

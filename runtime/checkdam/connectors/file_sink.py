@@ -196,12 +196,22 @@ class FileWriter(TwoPhaseWriter[Any]):
         remove_pending_folder(self._folder, self._context)
 
     def _begin(self) -> tuple[PartFile, Encoder]:
-        prefix, suffix = self._naming
-        name = part_name(prefix, self._context, self._parts_begun, suffix)
-        self._parts_begun += 1
-        pending = os.path.join(pending_folder(self._folder, self._context), name)
-        self._open = (PartFile(pending, os.path.join(self._folder, name)), self._new_encoder())
+        self._open = (PartFile(*self._free_names()), self._new_encoder())
         return self._open
+
+    def _free_names(self) -> tuple[str, str]:
+        """The next hidden and final name.
+
+        A job whose checkpoints are gone numbers its attempts from 1 again: names of its former life are left alone.
+        """
+        prefix, suffix = self._naming
+        hidden = pending_folder(self._folder, self._context)
+        while True:
+            name = part_name(prefix, self._context, self._parts_begun, suffix)
+            self._parts_begun += 1
+            pending, final = os.path.join(hidden, name), os.path.join(self._folder, name)
+            if not os.path.lexists(final) and not os.path.lexists(pending):
+                return pending, final
 
     def _seal(self) -> None:
         if self._open is not None:

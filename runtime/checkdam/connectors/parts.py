@@ -3,7 +3,7 @@
 A part is written under a hidden name, in `.pending/<operator>.<subtask>/` of the output folder. When it is finished, its
 bytes and its name are on disk; a *committable* remembers both its names. To commit is to link the final name to the file,
 which fails if the name is taken and cannot be seen half done, and then to remove the hidden one. Each step can be
-repeated: "the final name exists" is success.
+repeated: "the final name exists" is success, unless another file has it.
 
 Bytes that could not be written stay in memory, so a full disk can be waited out. The one error that cannot be is a
 failing fsync: the kernel may have dropped what it could not write, so the part is broken for good.
@@ -174,17 +174,34 @@ def _publish(part: Committable) -> None:
     try:
         os.link(part.pending, part.final)
     except FileExistsError:
-        pass
+        _check_own(part)
     except FileNotFoundError:
         _check_published(part)
     except OSError as error:
         if error.errno not in _CANNOT_LINK:
             raise
         # No hard links here. The name is this part's alone, so nothing else can be overwritten.
-        if not os.path.lexists(part.final):
+        if os.path.lexists(part.final):
+            _check_own(part)
+        else:
             with contextlib.suppress(FileNotFoundError):
                 os.rename(part.pending, part.final)
         _check_published(part)
+
+
+def _check_own(part: Committable) -> None:
+    """The final name is taken: by this part, when it was committed before, or is it somebody else's?"""
+    try:
+        same = os.path.samefile(part.pending, part.final)
+    except FileNotFoundError:
+        return  # the hidden name goes last
+    if not same:
+        raise StorageError(
+            "commit",
+            part.final,
+            "another file has that name",
+            "give each job an output folder of its own; move that file away, and the job goes on",
+        )
 
 
 def _check_published(part: Committable) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -81,7 +80,7 @@ def _check_parallelism(max_parallelism: int, parallelism: int) -> None:
 class KeyGroups(dict[Any, int]):
     """Key → key group, remembered: a dictionary that computes what it lacks and is emptied when it is full.
 
-    On hot paths use `list(map(groups.__getitem__, keys))`, or `of_many`. A known key is found by Python's equality
+    On hot paths use `list(map(groups.__getitem__, keys))`. A known key is found by Python's equality
     alone, so a key of a forbidden type that equals a known one (`Decimal(1)` and 1) is not noticed here: call
     `check_key_types` where keys come from user code.
 
@@ -105,27 +104,6 @@ class KeyGroups(dict[Any, int]):
         self[key] = group
         return group
 
-    def of(self, key: Any) -> int:
-        """The key group of `key`.
-
-        Raises:
-            KeyTypeError: The key has no stable encoding.
-        """
-        return self.of_many([key])[0]
-
-    def of_many(self, keys: Iterable[Any]) -> list[int]:
-        """The key group of each of `keys`, in order.
-
-        Raises:
-            KeyTypeError: A key has no stable encoding.
-        """
-        keys = keys if isinstance(keys, list) else list(keys)
-        try:
-            return list(map(self.__getitem__, keys))
-        except TypeError:  # an unhashable key: encoding it says in our words what is wrong
-            _refuse_unhashable(keys)
-            raise
-
 
 def check_key_types(keys: list[Any]) -> bool:
     """Whether all keys are of plain types; cheap enough for every batch (one pass, no Python call per key).
@@ -141,12 +119,6 @@ def check_key_types(keys: list[Any]) -> bool:
     for kind in kinds:
         check_key_type(kind)
     return False
-
-
-def _refuse_unhashable(keys: list[Any]) -> None:
-    """Raise KeyTypeError for the first key that has no encoding, if there is one."""
-    for key in keys:
-        encode_key(key)
 
 
 # Lists of keys, for the wire
@@ -203,8 +175,9 @@ def _encode_table(keys: list[Any]) -> bytes:
     table: dict[Any, int] = {}
     try:
         indices = [table.setdefault(key, len(table)) for key in keys]
-    except TypeError:
-        _refuse_unhashable(keys)
+    except TypeError:  # an unhashable key: encoding it says in our words what is wrong
+        for key in keys:
+            encode_key(key)
         raise
     return _msgpack.encode((list(map(encode_key, table)), indices))
 

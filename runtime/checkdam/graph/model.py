@@ -65,7 +65,6 @@ class SourceSpec:
 
     source: Source[Any]
     watermarks: Watermarks | None
-    parse_error_tag: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,6 @@ class Node:
         keyed: Whether it keeps keyed state, so that its subtask owns key groups.
         state: table name → serde name, as far as it is known before running; part of the fingerprint.
         two_phase: Whether it is a sink that commits with checkpoints.
-        named: Whether the user chose the id.
         starts_stage: Whether it must not be chained to what is before it: it may refuse input for a while.
     """
 
@@ -91,7 +89,6 @@ class Node:
     keyed: bool = False
     state: dict[str, str] = field(default_factory=dict)
     two_phase: bool = False
-    named: bool = False
     starts_stage: bool = False
 
 

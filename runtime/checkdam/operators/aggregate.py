@@ -7,15 +7,24 @@ batch goes downstream: an update that holds everything up to the key's last reco
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from checkdam.core.batch import Batch
 from checkdam.core.errors import PipelineError
 from checkdam.core.serde import serde_for
-from checkdam.operators.aggregators import Aggregator, reducing
+from checkdam.operators.aggregators import Aggregator
 from checkdam.operators.base import Operator, OperatorContext
 from checkdam.operators.user import Records, user_error
 from checkdam.state.base import TableSpec
+
+HOLD_RECORDS: Final = 262_144
+"""How many records at most are folded together before the shuffle. More save little."""
+
+HOLD_KEYS: Final = 16_384
+"""With so many distinct keys what is held goes on: beyond, the dictionary outgrows the processor's cache and little is saved."""
+
+HOLD_MS: Final = 100
+"""For how long a busy worker holds records back at most."""
 
 
 class AggregateOperator(Operator):
@@ -79,41 +88,51 @@ class AggregateOperator(Operator):
         return accs
 
 
-class ReduceOperator(AggregateOperator):
-    """A running `fn(reduced, value)` per key, from the key's first value on; see `AggregateOperator` and `reducing`."""
-
-    def __init__(
-        self,
-        operator_id: str,
-        fn: Callable[[Any, Any], Any],
-        ttl_ms: int = 0,
-        allow_pickle: bool = True,
-        value_type: Any = None,
-    ) -> None:
-        super().__init__(operator_id, reducing(fn, value_type), ttl_ms, allow_pickle)
-
-
 class CombineOperator(Operator):
-    """Folds a batch to one partial accumulator per distinct key, so that less crosses the shuffle.
+    """Folds records to one partial accumulator per distinct key, so that less crosses the shuffle.
 
-    Yields partial accumulators as values, keyed, each at the time of its key's last record; for an `AggregateOperator`
-    with `partial_input`.
+    Yields partial accumulators as values, keyed, for an `AggregateOperator` with `partial_input`. Without event time,
+    batches are folded together while the worker is busy: the more records meet in a partial, the less there is to send,
+    to merge and to emit. They go on when enough has come together, before a barrier, and when nothing else is to be
+    done. With event time each batch is folded by itself, each partial at the time of its key's last record: what is
+    held back would fall behind the watermark.
     """
 
     def __init__(self, operator_id: str, aggregator: Aggregator[Any, Any, Any]) -> None:
         self._id = operator_id
         self._aggregator = aggregator
+        self._held: dict[Any, Any] = {}
+        self._held_records = 0
+        self._held_since_ms = 0
+
+    def open(self, context: OperatorContext, restored: list[Any]) -> None:
+        self._clock = context.clock
 
     def process(self, batch: Batch, port: int) -> Iterable[Batch]:
         keys = keys_of(batch, self._id)
         if not keys:
             return ()
-        cells: dict[Any, Any] = {}
-        fold_batch(self._id, self._aggregator.fold, cells, keys, batch.values)
-        if batch.times is None:
-            return (Batch(list(cells.values()), None, list(cells)),)
-        last = dict(zip(keys, batch.times, strict=True))
-        return (Batch(list(map(cells.__getitem__, last)), list(last.values()), list(last)),)
+        if batch.times is not None:
+            cells: dict[Any, Any] = {}
+            fold_batch(self._id, self._aggregator.fold, cells, keys, batch.values)
+            last = dict(zip(keys, batch.times, strict=True))
+            return (*self.release(), Batch(list(map(cells.__getitem__, last)), list(last.values()), list(last)))
+        fold_batch(self._id, self._aggregator.fold, self._held, keys, batch.values)
+        now_ms = self._clock.monotonic_ms()
+        if not self._held_records:
+            self._held_since_ms = now_ms
+        self._held_records += len(keys)
+        enough = self._held_records >= HOLD_RECORDS or len(self._held) >= HOLD_KEYS
+        return self.release() if enough or now_ms - self._held_since_ms >= HOLD_MS else ()
+
+    def release(self) -> Iterable[Batch]:
+        if not self._held:
+            return ()
+        held, self._held, self._held_records = self._held, {}, 0
+        return (Batch(list(held.values()), None, list(held)),)
+
+    def on_end(self) -> Iterable[Batch]:
+        return self.release()
 
 
 def keys_of(batch: Batch, operator_id: str) -> list[Any]:

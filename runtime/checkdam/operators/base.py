@@ -129,6 +129,10 @@ class Operator:
         """Hand out what has become ready outside the task thread; called after `context.wake()`."""
         return ()
 
+    def release(self) -> Iterable[Batch]:
+        """Hand out what is held back only to save work: a barrier is about to pass, or nothing else is to be done."""
+        return ()
+
     def has_pending(self) -> bool:
         """Whether something is in flight that the end of input must wait for."""
         return False

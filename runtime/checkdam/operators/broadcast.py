@@ -21,8 +21,8 @@ from checkdam.operators.functions import FunctionContext, RecordContext, own_fun
 from checkdam.operators.process import close_function, lowest_floor, open_function, refuse_states
 from checkdam.state.base import Key
 
-MAIN: Final = 0
 BROADCAST: Final = 1
+"""The port of the broadcast stream; 0 is that of the main stream."""
 
 
 class BroadcastState(dict[Any, Any]):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from checkdam.core.errors import PipelineError
-from checkdam.operators.watermarks import field_getter
 
 Field = str | Callable[[Any], Any]
 """A field's name or a function of the record."""
@@ -52,6 +51,16 @@ def getter(field: Field | None, where: str) -> Callable[[Any], Any]:
     if not callable(field):
         raise PipelineError(f"{where}: the field must be a name or a function of the record (got {field!r})")
     return field
+
+
+def field_getter(name: str) -> Callable[[Any], Any]:
+    """A function that reads field `name` of mappings (`value[name]`) and of objects (`value.name`) alike."""
+    from_item, from_attribute = operator.itemgetter(name), operator.attrgetter(name)
+
+    def get(value: Any) -> Any:
+        return from_item(value) if isinstance(value, dict) else from_attribute(value)
+
+    return get
 
 
 def _named_column(name: str) -> Column:

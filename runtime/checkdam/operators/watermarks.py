@@ -6,14 +6,16 @@ records arrive late. A split's generator state travels with the split's position
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from checkdam.core.batch import MIN_TIME
 from checkdam.core.durations import to_ms
+from checkdam.operators.fields import column
+
+_WHOLE = frozenset({int})
 
 TimeOf = str | Callable[[Any], Any] | None
 """A field's name, a function of the record, or `None` to take the source's own times.
@@ -83,33 +85,18 @@ def time_extractor(timestamp: TimeOf) -> Callable[[list[Any]], list[int]] | None
     """A function from a list of records to their times in ms; `None` where the source's own times are taken."""
     if timestamp is None:
         return None
-    if not isinstance(timestamp, str):
-        getter: Callable[[Any], Any] = timestamp
-    else:
-        getter = field_getter(timestamp)
+    read = column(timestamp, "watermarks")
 
     def extract(values: list[Any]) -> list[int]:
-        times = list(map(getter, values))
-        if times and type(times[0]) is not int:
-            return [_as_ms(time) for time in times]
-        return times
+        times = list(read(values))
+        if set(map(type, times)) <= _WHOLE:
+            return times
+        return [_as_ms(time) for time in times]
 
     return extract
 
 
-def field_getter(name: str) -> Callable[[Any], Any]:
-    """A function that reads field `name` of mappings (`value[name]`) and of objects (`value.name`) alike."""
-    from_item, from_attribute = operator.itemgetter(name), operator.attrgetter(name)
-
-    def get(value: Any) -> Any:
-        return from_item(value) if isinstance(value, dict) else from_attribute(value)
-
-    return get
-
-
 def _as_ms(time: Any) -> int:
     if isinstance(time, datetime):
-        from datetime import UTC
-
         return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
     return int(time)

@@ -29,10 +29,6 @@ class RuntimeSettings(Model):
     """How long it may take until all workers of an attempt have restored their state and are ready. When it is over, the attempt counts
     as failed. Set it to more where reading the state back takes longer."""
 
-    reserved_records: Annotated[int, Field(ge=1)] = 100_000
-    """AtMostOnce: so many records of each split are reserved ahead, once a second. It bounds the records of a split that can be read
-    in a second, and those that a failure can lose."""
-
     @property
     def channel_credit_bytes(self) -> int:
         """`channelCredit` in bytes."""

@@ -13,7 +13,7 @@ here is called by the task thread alone, except where a method says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,23 +60,30 @@ class Table(Protocol):
     def cells(self, namespace: int, keys: Collection[Key]) -> dict[Key, Any]:
         """A dictionary that holds the cell of each of `keys` that has one (and maybe of other keys, which must not be relied on).
 
-        It may be read and changed until the next call on this table; whatever was set or deleted in it must be
-        announced by `changed` before that.
+        It may be read, and the cells of `keys` and no others may be set and deleted in it, until the next call on this
+        table; what was set or deleted must be announced by `changed` first. Calls on other tables and on timers do it no
+        harm.
         """
         ...
 
     def changed(self, namespace: int, keys: Iterable[Key]) -> None:
-        """The cells of `keys` were set in, or deleted from, the dictionary that `cells` returned."""
+        """The cells of `keys` were set in, or deleted from, the dictionary that `cells` returned.
+
+        The last call on this table must have been `cells` of the same namespace. `keys` may hold more of the keys that
+        were asked for than those that changed.
+        """
         ...
 
     def namespaces(self) -> list[int]:
-        """The namespaces that hold at least one cell, ascending."""
+        """The namespaces that hold at least one cell, ascending; maybe also some whose cells have all expired."""
         ...
 
     def scan(self, namespace: int) -> Iterator[list[tuple[Key, Any]]]:
         """All cells of a namespace, a few thousand at a time, key group by key group or in any order.
 
-        Between two portions the table must not be changed. Memory is bounded by a portion, not by the namespace.
+        Between two portions nothing of the table may be changed or dropped. Without a TTL `cells` may be called, for any
+        namespace; with one not even that, since it removes what has expired, and neither may the backend's `maintain`.
+        Memory is bounded by a portion, not by the namespace.
         """
         ...
 
@@ -219,7 +226,3 @@ class KeyedBackend(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-BackendFactory = Callable[[range, int, Path], KeyedBackend]
-"""(key groups, max parallelism, directory for local files) → backend."""

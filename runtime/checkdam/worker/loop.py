@@ -13,6 +13,7 @@ Concurrency: `post`, `wake` and `stop` may be called from any thread; everything
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ from checkdam.worker.subtask import Subtask
 
 IDLE_WAIT_MS: Final = 500
 """The longest sleep: timers aside, everything that matters wakes the loop."""
+
+LONG_CALL_NS: Final = 100_000_000
+"""From here on a call that has not returned yet shows in the statistics."""
 
 MAINTAIN_EVERY_STEPS: Final = 256
 """How often state backends get a chance to remove expired entries while the loop is busy."""
@@ -88,6 +92,7 @@ class TaskLoop:
         self._stopped = False
         self._ended = False
         self._steps = 0
+        self._stepping: tuple[Subtask, int] | None = None
         self.adopt(self.subtasks)
 
     def adopt(self, subtasks: list[Subtask]) -> None:
@@ -122,20 +127,33 @@ class TaskLoop:
     def run_once(self) -> bool:
         """Handle waiting messages and do one step of one subtask; False if nothing was to be done."""
         worked = self._handle_inbox()
+        began_ns = time.perf_counter_ns()
         for subtask in self._order:
-            if subtask.step():
+            self._stepping = subtask, began_ns
+            stepped = subtask.step()
+            self._stepping = None
+            if stepped:
                 self._steps += 1
                 if self._steps % MAINTAIN_EVERY_STEPS == 0:
                     self._maintain()
                 if subtask.ended and not self._ended:
                     self._check_end()
                 return True
-        return worked
+        # Nothing is to be done: what was held back in the hope of more goes on now.
+        return any(subtask.release() for subtask in self._order) or worked
 
     def statistics(self) -> list[OperatorStats]:
-        """Counters of all operators; any thread may read them, approximately."""
+        """Counters of all operators; any thread may read them, approximately.
+
+        A call that does not return counts as busy while it lasts, so that people see where a task hangs.
+        """
         found = []
+        stepping, began_ns = self._stepping or (None, 0)
         for subtask in self.subtasks:
+            under_way_ns = 0
+            if subtask is stepping:
+                # Less than has passed, so that the counter does not fall when the call returns and is counted by itself.
+                under_way_ns = max(0, time.perf_counter_ns() - began_ns - LONG_CALL_NS)
             first = 1 if subtask.source is not None else 0
             for number, node in enumerate(subtask.stage.nodes):
                 metrics = subtask.metrics[number]
@@ -147,7 +165,7 @@ class TaskLoop:
                         metrics.records_out,
                         metrics.late_records,
                         metrics.skipped_records,
-                        metrics.busy_ns // 1_000_000,
+                        (metrics.busy_ns + (0 if number else under_way_ns)) // 1_000_000,
                         mark,
                     )
                 )

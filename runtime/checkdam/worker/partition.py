@@ -27,10 +27,10 @@ class _Owners(dict[Any, int]):
     def __init__(self, max_parallelism: int, parallelism: int) -> None:
         super().__init__()
         self._max_parallelism = max_parallelism
-        self._parallelism = parallelism
+        self._owners = [owner_of(group, max_parallelism, parallelism) for group in range(max_parallelism)]
 
     def __missing__(self, key: Any) -> int:
-        owner = owner_of(key_group(key, self._max_parallelism), self._max_parallelism, self._parallelism)
+        owner = self._owners[key_group(key, self._max_parallelism)]
         if len(self) >= KNOWN_KEYS:
             self.clear()
         self[key] = owner

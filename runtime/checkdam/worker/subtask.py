@@ -107,6 +107,7 @@ class Subtask:
         self._idle_sent = False
         self._ending = False
         self._pollers = [n for n, op in enumerate(self.operators) if type(op).poll is not Operator.poll]
+        self._holders = [n for n, op in enumerate(self.operators) if type(op).release is not Operator.release]
         self._markers = [n for n, op in enumerate(self.operators) if _makes_watermarks(op)]
         self._waiting = self._missed_wake = False
         self._ended_operators = 0
@@ -136,6 +137,12 @@ class Subtask:
         if self.source is not None:
             return self._step_source(self.source)
         return self._step_inputs()
+
+    def release(self) -> bool:
+        """Send on what operators hold back to save work; False if that is nothing, or there is no room for it now."""
+        if not self._holders or self._running is not None or not self._ready():
+            return False
+        return any(self._emit_all(self._flow(n, self.operators[n].release())) for n in self._holders)
 
     def trigger(self, checkpoint: int) -> None:
         """Sources: pass barrier `checkpoint` before reading on."""
@@ -294,6 +301,9 @@ class Subtask:
         return mark <= self.watermark_ms or self._begin(self._advance(mark))
 
     def _pass_barrier(self, checkpoint: int) -> None:
+        for number in self._holders:
+            # What is held back belongs before the barrier. It is little, so it may wait in an output without room.
+            self._emit_all(self._flow(number, self.operators[number].release()))
         self._on_barrier(self, checkpoint)
         for output in self._outputs:
             output.send_control(BARRIER, checkpoint)
@@ -437,6 +447,14 @@ class Subtask:
             self._limit = max(16, self._limit // 2)
         elif took_ns < FAST_CALL_NS and self._limit < self._most_records:
             self._limit = min(self._most_records, self._limit * 2)
+
+    def _emit_all(self, work: Iterator[tuple[int, Batch]]) -> bool:
+        """Emit whatever room there is; False if there was nothing to emit."""
+        emitted = False
+        for position, batch in work:
+            self._emit(position, batch)
+            emitted = True
+        return emitted
 
     def _emit(self, position: int, batch: Batch) -> None:
         if not batch.values:

@@ -52,8 +52,8 @@ from checkdam.wire.messages import (
     encode,
 )
 from checkdam.worker.config import WorkerConfig, load_config
-from checkdam.worker.memory import memory_bound
 from checkdam.worker.lifetime import die_with_parent
+from checkdam.worker.memory import memory_bound
 from checkdam.worker.pipe import FramePipe
 from checkdam.worker.task import TaskSetup
 from checkdam.worker.task import main as run_task
@@ -158,6 +158,7 @@ class Supervisor:
             address = self._config.coordinator_address()
             connection = socket.create_connection(address, timeout=CONNECT_TIMEOUT_S)
         except (OSError, CheckdamError):
+            self._refused_since = None
             return False
         try:
             # One that is stopped lets us in and says nothing: its successor may be there before the timeout is over.
