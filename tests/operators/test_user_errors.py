@@ -10,10 +10,11 @@ import pytest
 
 from checkdam.core.batch import Batch
 from checkdam.core.errors import UserCodeError
+from checkdam.core.names import shown
 from checkdam.operators.aggregate import CombineOperator
 from checkdam.operators.aggregators import Aggregator, combined, count, mean_of, min_of, reducing, sum_of
 from checkdam.operators.stateless import FilterOperator, FlatMapOperator, KeyByOperator, MapBatchOperator, MapOperator
-from checkdam.operators.user import Records, call_many, short_repr, user_error, user_traceback
+from checkdam.operators.user import Records, call_many, user_error, user_traceback
 
 
 def fail_on_three(value: Any) -> Any:
@@ -73,8 +74,8 @@ def test_long_and_broken_reprs_are_cut() -> None:
         def __repr__(self) -> str:
             raise RuntimeError
 
-    assert len(short_repr("x" * 1000)) == 200
-    assert "Broken" in short_repr(Broken())
+    assert len(shown("x" * 1000)) == 200
+    assert "Broken" in shown(Broken())
 
 
 def test_an_error_that_names_its_record_is_not_wrapped_again() -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 from checkdam.api.pipeline import Feed, Pipeline, Producer
-from checkdam.api.stream import FunctionOrFactory, Stream
-from checkdam.core.durations import to_ms
+from checkdam.api.stream import Stream
+from checkdam.core.durations import Duration, to_ms
 from checkdam.core.errors import PipelineError
 from checkdam.graph.model import Partition
 from checkdam.operators.aggregate import AggregateOperator, CombineOperator
@@ -17,11 +16,9 @@ from checkdam.operators.assigners import Session, Sliding, Tumbling
 from checkdam.operators.broadcast import BroadcastFunction, BroadcastJoinOperator
 from checkdam.operators.fields import Field
 from checkdam.operators.joins import IntervalJoinOperator, WindowJoinOperator
-from checkdam.operators.process import KeyedProcessOperator
+from checkdam.operators.process import FunctionOrFactory, KeyedProcessOperator
 from checkdam.operators.sessions import SessionWindowOperator
 from checkdam.operators.windows import WindowOperator
-
-Duration = timedelta | str | int
 
 
 class KeyedStream:
@@ -42,7 +39,8 @@ class KeyedStream:
             ttl: Forget a key that was not updated for so long (processing time).
             name: The stable id.
 
-        Records are folded to one partial accumulator per key and batch before they cross the network.
+        Records are folded to one partial accumulator per key before they cross the network: those of a batch, and on a
+        stream without event time those of several batches as long as the worker is busy.
         """
         pipeline, pickle = self._pipeline, self._pipeline.allow_pickle
         ttl_ms = 0 if ttl is None else to_ms(ttl)

@@ -20,7 +20,6 @@ from checkdam.core.serde import serde_for
 from checkdam.graph.model import Edge, Graph, Node, Partition, SourceSpec
 from checkdam.operators.base import Operator
 from checkdam.operators.watermarks import Watermarks
-from checkdam.state.base import TableSpec
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 
@@ -131,8 +130,7 @@ class Pipeline:
             trial = factory()
             starts_stage = type(trial).accepts_input is not Operator.accepts_input
             if state is None:
-                tables: Callable[[], list[TableSpec]] = getattr(trial, "tables", list)
-                state = {spec.name: f"{spec.kind}:{spec.serde.name}" for spec in tables()}
+                state = {spec.name: f"{spec.kind}:{spec.serde.name}" for spec in trial.tables()}
         self._nodes[node_id] = Node(node_id, kind, factory, source, keyed, state or {}, two_phase, starts_stage)
         for feed in feeds:
             for producer in feed.producers:

@@ -8,20 +8,18 @@ and values must not be changed after they were handed on.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from checkdam.connectors.base import Sink
 from checkdam.connectors.callbacks import PrintSink
-from checkdam.core.durations import to_ms
+from checkdam.core.durations import Duration, to_ms
 from checkdam.core.errors import PipelineError
 from checkdam.core.serde import declared_return_type, element_type
 from checkdam.graph.model import Partition
 from checkdam.operators.async_io import AsyncMapOperator
 from checkdam.operators.base import Operator
 from checkdam.operators.broadcast import BroadcastFunction, BroadcastJoinOperator
-from checkdam.operators.functions import ProcessFunction
-from checkdam.operators.process import ProcessOperator
+from checkdam.operators.process import FunctionOrFactory, ProcessOperator
 from checkdam.operators.sink import sink_operator
 from checkdam.operators.stateless import (
     FilterOperator,
@@ -37,8 +35,6 @@ from checkdam.operators.watermarks import Watermarks
 if TYPE_CHECKING:
     from checkdam.api.keyed import KeyedStream
     from checkdam.api.pipeline import Feed, Pipeline, Producer
-
-FunctionOrFactory = ProcessFunction | Callable[[], ProcessFunction]
 
 
 class Stream:
@@ -81,7 +77,7 @@ class Stream:
         *,
         concurrency: int = 100,
         ordered: bool = True,
-        timeout: timedelta | str | int | None = None,
+        timeout: Duration | None = None,
         name: str | None = None,
         returns: Any = None,
     ) -> Stream:

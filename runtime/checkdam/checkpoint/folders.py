@@ -55,6 +55,12 @@ class CheckpointFolder:
         return cls(*map(int, match.groups())) if match else None
 
 
+def number_of(folder: str) -> int:
+    """The number of the checkpoint in `folder`, by the folder's name; -1 if the name does not say."""
+    parsed = CheckpointFolder.parse(folder)
+    return parsed.id if parsed else -1
+
+
 def writer_of(path: str) -> tuple[int, int] | None:
     """(epoch, attempt) of whoever wrote the file `path`, by its name; `None` if the name does not say."""
     top, _, rest = path.partition("/")

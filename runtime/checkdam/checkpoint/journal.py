@@ -33,7 +33,7 @@ from typing import Any, Final
 import msgspec
 
 from checkdam.checkpoint.entries import JournalEntry, Kind, decode_entry, encode_entry, fence_after
-from checkdam.checkpoint.folders import CheckpointFolder
+from checkdam.checkpoint.folders import number_of
 from checkdam.checkpoint.storage.base import Storage
 from checkdam.core.clock import Clock, SystemClock
 from checkdam.core.errors import AlreadyExistsError, DeposedError, NotFoundError, StorageError, UnknownOutcomeError
@@ -197,24 +197,17 @@ class Journal:
         last = self._writable()
         if kind == "fence":
             raise ValueError("`kind` must be a decision; fences are written by `fence`")
-        if checkpoint is None:
-            checkpoint, checkpoint_id = last.checkpoint, last.checkpoint_id
-        elif checkpoint_id is None:
-            parsed = CheckpointFolder.parse(checkpoint)
-            checkpoint_id = parsed.id if parsed else -1
-        entry = msgspec.structs.replace(
-            self._closing_fence(last),
-            nonce=uuid.uuid4().hex,
-            kind=kind,
-            attempt=attempt,
-            checkpoint=checkpoint,
-            checkpoint_id=checkpoint_id,
-            retained=list(last.retained if retained is None else retained),
-            data=last.data if data is None else data,
-            follows="",
-        )
+        fence = self._closing_fence(last)
+        entry = msgspec.structs.replace(fence, nonce=uuid.uuid4().hex, kind=kind, attempt=attempt, follows="")
+        if checkpoint is not None:
+            number = number_of(checkpoint) if checkpoint_id is None else checkpoint_id
+            entry = msgspec.structs.replace(entry, checkpoint=checkpoint, checkpoint_id=number)
+        if retained is not None:
+            entry = msgspec.structs.replace(entry, retained=list(retained))
+        if data is not None:
+            entry = msgspec.structs.replace(entry, data=data)
         content = encode_entry(entry)
-        self._pending = _Pending(entry, self._closing_fence(last))
+        self._pending = _Pending(entry, fence)
         try:
             self._storage.create(self._path(entry.seq), content)
         except (AlreadyExistsError, UnknownOutcomeError):

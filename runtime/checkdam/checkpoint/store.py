@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from checkdam.checkpoint import uploads
-from checkdam.checkpoint.folders import METADATA, SHARED_FOLDER, Attempt, CheckpointFolder, writer_of
+from checkdam.checkpoint.folders import METADATA, SHARED_FOLDER, Attempt, CheckpointFolder, number_of, writer_of
 from checkdam.checkpoint.journal import Journal
 from checkdam.checkpoint.manifest import CheckpointManifest, FileHandle, decode_manifest, encode_manifest
 from checkdam.checkpoint.storage.base import Storage
@@ -216,15 +216,15 @@ class CheckpointStore:
         stored = {name for name in self.storage.folders("") if CheckpointFolder.parse(name)}
         infos: list[CheckpointInfo] = []
         for folder in stored | retained:
-            parsed = CheckpointFolder.parse(folder)
-            number = parsed.id if parsed else -1
             kept = folder in retained
             try:
                 manifest = self.read_manifest(folder)
             except CheckpointError as error:
                 if kept or self.storage.exists(f"{folder}/{METADATA}"):
                     infos.append(
-                        CheckpointInfo(folder, number, retained=kept, latest=folder == latest, problem=str(error))
+                        CheckpointInfo(
+                            folder, number_of(folder), retained=kept, latest=folder == latest, problem=str(error)
+                        )
                     )
                 continue
             infos.append(

@@ -136,7 +136,16 @@ class Source(ABC, Generic[T]):
         """A reader that starts at `position`, or at the start of the split if it is `None`."""
 
     def checkpoint_complete(self, positions: dict[str, Any]) -> None:
-        """A checkpoint with these positions (split id → position) has completed; may acknowledge to the outside."""
+        """A checkpoint has completed: what lies before these positions may be acknowledged to the outside.
+
+        Called by an I/O thread of each worker, checkpoint by checkpoint.
+
+        Args:
+            positions: Split id → position, of the splits that the worker was reading when the checkpoint was taken.
+
+        Raises:
+            StorageError: it failed for now; it is tried again a few times, and then the attempt fails.
+        """
 
 
 @dataclass(frozen=True)
@@ -162,7 +171,10 @@ class SinkWriter(ABC, Generic[T]):
         """Write a batch. What it raises fails the attempt."""
 
     def flush(self) -> None:
-        """Called at every barrier, before the snapshot: what was written must not be lost by a crash after it returned."""
+        """Called at every barrier, before the snapshot: what was written must not be lost by a crash after it returned.
+
+        A `TwoPhaseWriter` is asked to `prepare` instead.
+        """
 
     def close(self) -> None:
         """Called once at the end of the attempt, also after a failure; must not make anything visible."""
@@ -194,12 +206,19 @@ class Sink(ABC, Generic[T]):
         """A writer for one subtask of one attempt."""
 
     def commit(self, committables: list[Any]) -> None:
-        """Make the output of these committables visible. Called by an I/O thread; idempotent: repeated after a crash.
+        """Make the output of these committables visible; idempotent: repeated after a crash.
+
+        Called by an I/O thread, while the writer goes on; and before an attempt reads anything, with what the restored
+        checkpoint holds.
 
         Raises:
-            StorageError: it failed for now; it is tried again.
+            StorageError: it failed for now; it is tried again a few times, and then the attempt fails.
         """
         raise NotImplementedError
 
     def discard(self, context: SinkContext, keep: list[Any]) -> None:
-        """Remove leftovers of earlier attempts of this subtask that are in no committable of `keep`; after a restore."""
+        """Remove leftovers of earlier attempts of this subtask that are in no committable of `keep`.
+
+        Called at the start of every attempt, restored or not: after `open` and before anything is written. `keep` is
+        what will be committed next, empty if there is nothing. Idempotent, and retried as `commit` is.
+        """

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from datetime import timedelta
 from itertools import pairwise
 from typing import Any, Final
 
@@ -26,7 +25,7 @@ from checkdam.connectors.csv_format import Csv
 from checkdam.connectors.files import FileSplit, InputFile, find_files, is_compressed
 from checkdam.connectors.formats import JsonLines, Parquet, Text
 from checkdam.connectors.line_reader import PARSE_ERRORS, LineReader, OnError
-from checkdam.core.durations import to_ms
+from checkdam.core.durations import Duration, to_ms
 
 SPLIT_BYTES: Final = 64 << 20
 """About how large a range of a file is."""
@@ -63,7 +62,7 @@ class FileSource(Source[Any]):
         paths: Paths,
         fmt: Text | JsonLines | Csv | Parquet,
         *,
-        watch: bool | timedelta | str | int = False,
+        watch: bool | Duration = False,
         split_bytes: int = SPLIT_BYTES,
         on_error: OnError = "fail",
         ordered: bool = False,
@@ -127,7 +126,7 @@ def text_files(
     paths: Paths,
     *,
     encoding: str = "utf-8",
-    watch: bool | timedelta | str | int = False,
+    watch: bool | Duration = False,
     split_bytes: int = SPLIT_BYTES,
     on_error: OnError = "fail",
     ordered: bool = False,
@@ -140,7 +139,7 @@ def json_lines(
     paths: Paths,
     *,
     type: Any = None,
-    watch: bool | timedelta | str | int = False,
+    watch: bool | Duration = False,
     split_bytes: int = SPLIT_BYTES,
     on_error: OnError = "fail",
     ordered: bool = False,
@@ -160,7 +159,7 @@ def csv_files(
     null_values: Sequence[str] = (),
     multiline: bool = False,
     encoding: str = "utf-8",
-    watch: bool | timedelta | str | int = False,
+    watch: bool | Duration = False,
     split_bytes: int = SPLIT_BYTES,
     on_error: OnError = "fail",
     ordered: bool = False,
@@ -175,7 +174,7 @@ def parquet_files(
     *,
     type: Any = None,
     columns: Sequence[str] | None = None,
-    watch: bool | timedelta | str | int = False,
+    watch: bool | Duration = False,
     split_bytes: int = SPLIT_BYTES,
     ordered: bool = False,
 ) -> FileSource:

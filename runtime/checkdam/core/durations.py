@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
+Duration = timedelta | str | int
+"""What users may give where a duration is asked for: a timedelta, a text such as `"1m30s"`, or whole ms."""
+
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _WHOLE = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -21,8 +24,8 @@ def parse_duration_ms(text: str) -> int:
     return round(sum(float(number) * _UNITS_MS[unit] for number, unit in _PART.findall(text)))
 
 
-def to_ms(duration: timedelta | str | int) -> int:
-    """Milliseconds of a timedelta, a duration text, or an int that is ms already.
+def to_ms(duration: Duration) -> int:
+    """Milliseconds of a duration as users give it.
 
     Raises:
         ValueError: The text is no duration.

@@ -74,7 +74,7 @@ class Node:
     Attributes:
         id: Stable: the name that the user gave, or kind and a number.
         kind: Such as `map`, `window`, `sink`.
-        factory: Makes the operator of one subtask. Pure; called once per subtask and attempt.
+        factory: Makes an operator. Pure: called while the graph is built, and for every subtask and attempt.
         source: For sources, what is read; `factory` then makes no operator and is `None`.
         keyed: Whether it keeps keyed state, so that its subtask owns key groups.
         state: table name → serde name, as far as it is known before running; part of the fingerprint.

@@ -11,16 +11,12 @@ All windows are half open, `[start, end)`, and aligned to the epoch plus the off
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 import msgspec
 
-from checkdam.core.durations import to_ms
+from checkdam.core.durations import Duration, to_ms
 from checkdam.core.errors import PipelineError
-
-Duration = timedelta | str | int
-"""A timedelta, a text such as `"1h"` or `"1m30s"`, or milliseconds."""
 
 
 class WindowResult(msgspec.Struct, frozen=True, gc=False):
@@ -199,7 +195,7 @@ class Panes:
 
 
 def _duration_ms(owner: str, name: str, duration: Duration) -> int:
-    if isinstance(duration, bool) or not isinstance(duration, timedelta | str | int):
+    if isinstance(duration, bool) or not isinstance(duration, Duration):
         raise PipelineError(
             f'`{owner}({name}=…)` must be a timedelta, a text such as "1h" or whole milliseconds (got {duration!r})'
         )

@@ -24,10 +24,11 @@ from typing import Any, Final
 from checkdam.core.batch import MIN_TIME, Batch
 from checkdam.core.durations import format_ms
 from checkdam.core.errors import PipelineError, UserCodeError
+from checkdam.core.names import shown
 from checkdam.core.serde import Serde, serde_for
 from checkdam.operators.base import Operator, OperatorContext
 from checkdam.operators.calls import CHUNK
-from checkdam.operators.user import short_repr, user_error, user_traceback
+from checkdam.operators.user import user_error, user_traceback
 
 AsyncFunction = Callable[[Any], Awaitable[Any]]
 """An async function: record → output."""
@@ -319,4 +320,4 @@ class _Caller:
             return user_error(self._operator_id, call.value, error)
         else:
             reason = user_traceback(error)
-        return UserCodeError(self._operator_id, short_repr(call.value), reason)
+        return UserCodeError(self._operator_id, shown(call.value), reason)

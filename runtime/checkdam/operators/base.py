@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from checkdam.core.batch import Batch
+from checkdam.core.batch import MIN_TIME, Batch
 from checkdam.core.clock import Clock
-from checkdam.state.base import KeyedBackend
+from checkdam.state.base import KeyedBackend, TableSpec
 
 
 @dataclass
@@ -45,14 +45,9 @@ class WatermarkFloor:
     by_group: dict[int, int] = field(default_factory=dict)
 
     @property
-    def uniform(self) -> int | None:
-        """The one floor of all groups, MIN_TIME where nothing was restored, `None` if they differ."""
-        from checkdam.core.batch import MIN_TIME
-
-        found = set(self.by_group.values())
-        if not found:
-            return MIN_TIME
-        return found.pop() if len(found) == 1 else None
+    def lowest_ms(self) -> int:
+        """The watermark that all restored key groups had passed; MIN_TIME where nothing was restored."""
+        return min(self.by_group.values(), default=MIN_TIME)
 
 
 @dataclass
@@ -88,8 +83,12 @@ class Operator:
     The defaults are those of an operator without state, timers or anything in flight.
     """
 
+    def tables(self) -> list[TableSpec]:
+        """The tables that the operator keeps; known before `open`, as their types are part of the graph's fingerprint."""
+        return []
+
     def open(self, context: OperatorContext, restored: list[Any]) -> None:
-        """Called once, before everything else.
+        """Called once, before everything else but `tables`.
 
         Args:
             context: The operator's surroundings.

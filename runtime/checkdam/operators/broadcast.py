@@ -18,7 +18,7 @@ from checkdam.core.serde import Serde, serde_for
 from checkdam.operators.base import Operator, OperatorContext
 from checkdam.operators.calls import Calls
 from checkdam.operators.functions import FunctionContext, RecordContext, own_function
-from checkdam.operators.process import close_function, lowest_floor, open_function, refuse_states
+from checkdam.operators.process import close_function, open_function, refuse_states
 from checkdam.state.base import Key
 
 BROADCAST: Final = 1
@@ -146,7 +146,7 @@ class BroadcastJoinOperator(Operator):
         for snapshot in restored[:1]:
             keys = self._key_serde.decode_many(snapshot["keys"])
             self._state.update(zip(keys, self._value_serde.decode_many(snapshot["values"]), strict=True))
-        self._context = BroadcastContext(context.clock, lowest_floor(context.floor), self._state)
+        self._context = BroadcastContext(context.clock, context.floor.lowest_ms, self._state)
         self._calls = Calls(self.operator_id, self._context, (), context.clock)
         open_function(self._function, context)
         self._opened = True

@@ -15,9 +15,10 @@ from typing import Any, Final
 from checkdam.core.batch import Batch
 from checkdam.core.clock import Clock
 from checkdam.core.errors import PipelineError
+from checkdam.core.names import shown
 from checkdam.operators.functions import RecordContext
 from checkdam.operators.handles import Binding
-from checkdam.operators.user import short_repr, user_error
+from checkdam.operators.user import user_error
 from checkdam.state.base import Key
 
 CHUNK: Final = 4096
@@ -141,6 +142,6 @@ def _require_iterable(outputs: Any) -> None:
     """Refuse what is no iterable of outputs, or an iterable that was surely meant as one output."""
     if isinstance(outputs, str | bytes | dict | tuple) or not isinstance(outputs, Iterable):
         raise PipelineError(
-            f"a process function must return an iterable of outputs (got {short_repr(outputs)}); "
+            f"a process function must return an iterable of outputs (got {shown(outputs)}); "
             "put a single output into a list, or use `yield`"
         )

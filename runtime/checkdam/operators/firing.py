@@ -1,4 +1,4 @@
-"""What tumbling, sliding and session windows share: the fate of late records, and the shape of results."""
+"""What windows and joins share: the fate of late records, and the shape of results."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from checkdam.operators.aggregate import results_of
 from checkdam.operators.aggregators import Aggregator
 from checkdam.operators.assigners import WindowResult
 from checkdam.operators.base import OperatorMetrics
+from checkdam.operators.progress import EventProgress
 from checkdam.operators.user import Records, user_error
 
 WindowFunction = Callable[[Any, int, int, Any], Any]
@@ -45,6 +46,44 @@ def split_late(
         return kept, None
     rejected = _compressed(batch, late)
     return kept, Batch(rejected.values, rejected.times, None, late_tag)
+
+
+class LateGate:
+    """Separates late records from the others, where lateness depends on nothing but time and key.
+
+    Args:
+        progress: The event time reached, key by key.
+        earliest: A watermark → the earliest time that is not late then; does not fall when the watermark rises.
+        late_tag: The side output for late records; empty for none, and then they are dropped.
+        metrics: Where they are counted.
+    """
+
+    def __init__(
+        self, progress: EventProgress, earliest: Callable[[int], int], late_tag: str, metrics: OperatorMetrics
+    ) -> None:
+        self._progress = progress
+        self._earliest = earliest
+        self._late_tag = late_tag
+        self._metrics = metrics
+        # For batches that are in time as a whole: looked up again only when event time has moved.
+        self._high_ms = progress.high_ms
+        self._in_time_from_ms = earliest(progress.high_ms)
+
+    def split(self, batch: Batch) -> tuple[Batch, Batch | None]:
+        """The records that are in time, and those that are late, if any are wanted; `batch` has keys and times."""
+        times, progress, earliest = batch.times, self._progress, self._earliest
+        if progress.high_ms != self._high_ms:
+            self._high_ms = progress.high_ms
+            self._in_time_from_ms = earliest(progress.high_ms)
+        bound_ms = self._in_time_from_ms
+        if not times or min(times) >= bound_ms:
+            return batch, None
+        if progress.low_ms == progress.high_ms:
+            in_time = [time_ms >= bound_ms for time_ms in times]
+        else:
+            keyed = zip(batch.keys or (), times, strict=True)
+            in_time = [time_ms >= earliest(progress.of(key)) for key, time_ms in keyed]
+        return split_late(batch, in_time, self._late_tag, self._metrics)
 
 
 def window_batch(

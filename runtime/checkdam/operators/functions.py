@@ -11,11 +11,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar, overload
 
 from checkdam.core.clock import Clock
-from checkdam.core.durations import to_ms
+from checkdam.core.durations import Duration, to_ms
 from checkdam.core.errors import PipelineError
 from checkdam.core.serde import serde_for
 from checkdam.operators.handles import (
@@ -41,7 +40,7 @@ R = TypeVar("R")
 H = TypeVar("H")
 F = TypeVar("F")
 
-Ttl = timedelta | str | int | None
+Ttl = Duration | None
 """A timedelta, a text such as `"1h"`, or milliseconds; `None` for no TTL."""
 
 
@@ -210,7 +209,7 @@ class ReducingState(State[ReducingHandle[T]]):
 
 
 class AggregatingState(State[AggregatingHandle[T, R]]):
-    """An aggregator's accumulator per key: `AggregatingState("mean", checkdam.mean())`.
+    """An aggregator's accumulator per key: `AggregatingState("mean", checkdam.mean_of())`.
 
     Args:
         name: As for every state.

@@ -24,7 +24,7 @@ from checkdam.operators.aggregators import collect
 from checkdam.operators.assigners import Panes, Sliding, Tumbling
 from checkdam.operators.base import Operator, OperatorContext
 from checkdam.operators.calls import BREATH, CHUNK
-from checkdam.operators.firing import check_lateness, split_late
+from checkdam.operators.firing import LateGate, check_lateness
 from checkdam.operators.functions import list_of
 from checkdam.operators.panes import PanePart, merged_cells, split_by_pane, window_portions
 from checkdam.operators.progress import EventProgress
@@ -96,7 +96,8 @@ class IntervalJoinOperator(Operator):
         left, right = (context.backend.map_table(spec) for spec in self.tables())
         self._buffers: tuple[MapTable, MapTable] = (left, right)
         self._timers = context.backend.timers(self.operator_id, "event")
-        self._gate = _LateGate(context, self._late_tag, lambda watermark_ms: watermark_ms)
+        self._progress = EventProgress(context.backend.key_groups, context.floor.by_group, context.backend.key_group)
+        self._gate = LateGate(self._progress, lambda watermark_ms: watermark_ms, self._late_tag, context.metrics)
 
     def process(self, batch: Batch, port: int) -> Iterator[Batch]:
         keys_of(batch, self.operator_id)
@@ -107,7 +108,7 @@ class IntervalJoinOperator(Operator):
         yield from _joined(self.operator_id, self._fn, self._pairs(batch, port))
 
     def on_watermark(self, watermark_ms: int) -> Iterator[Batch]:
-        self._gate.progress.advance(watermark_ms)
+        self._progress.advance(watermark_ms)
         while due := self._timers.pop_due(watermark_ms):
             expired = {(key, port) for _, key, port in due}
             for port, buffer in enumerate(self._buffers):
@@ -144,7 +145,7 @@ class IntervalJoinOperator(Operator):
     def _store(self, arrived: dict[Key, list[tuple[int, Any]]], port: int) -> None:
         buffer, reach_ms, step_ms = self._buffers[port], self._partners[port][1], self._step_ms
         cleanups: dict[int, set[Key]] = defaultdict(set)
-        reached_ms = self._gate.progress.low_ms
+        reached_ms = self._progress.low_ms
         for key, records in arrived.items():
             for time_ms, value in records:
                 if time_ms + reach_ms < reached_ms:
@@ -219,7 +220,10 @@ class WindowJoinOperator(Operator):
         left, right = (context.backend.table(spec) for spec in self.tables())
         self._tables = (left, right)
         panes, lateness_ms = self._panes, self._lateness_ms
-        self._gate = _LateGate(context, self._late_tag, lambda mark_ms: panes.late_before(mark_ms, lateness_ms))
+        self._progress = EventProgress(context.backend.key_groups, context.floor.by_group, context.backend.key_group)
+        self._gate = LateGate(
+            self._progress, lambda mark_ms: panes.late_before(mark_ms, lateness_ms), self._late_tag, context.metrics
+        )
         for pane in {*left.namespaces(), *right.namespaces()}:
             self._add_pane(pane)
 
@@ -247,7 +251,7 @@ class WindowJoinOperator(Operator):
             end = heapq.heappop(self._ends)
             self._scheduled.discard(end)
             yield from self._fire(end)
-        self._gate.progress.advance(watermark_ms)
+        self._progress.advance(watermark_ms)
         while self._drops and self._drops[0][0] <= watermark_ms:
             _, pane = heapq.heappop(self._drops)
             self._live.discard(pane)
@@ -258,14 +262,14 @@ class WindowJoinOperator(Operator):
         self._live.add(pane)
         heapq.heappush(self._drops, (self._panes.last_end(pane) - 1 + self._lateness_ms, pane))
         for end in self._panes.ends(pane):
-            if end - 1 > self._gate.progress.low_ms and end not in self._scheduled:
+            if end - 1 > self._progress.low_ms and end not in self._scheduled:
                 self._scheduled.add(end)
                 heapq.heappush(self._ends, end)
 
     def _fire(self, end: int) -> Iterator[Batch]:
         """All pairs of a window, for keys whose windows had not fired before a restore."""
         panes = self._live_panes(end)
-        reached = self._gate.progress.floor_reached(end - 1)
+        reached = self._progress.floor_reached(end - 1)
         for keys, rows in window_portions(self._tables[LEFT], self._rows, panes):
             lefts = {key: row for key, row in zip(keys, rows, strict=True) if reached is None or not reached(key)}
             rights = merged_cells(self._tables[RIGHT], self._rows, panes, lefts.keys())
@@ -278,7 +282,7 @@ class WindowJoinOperator(Operator):
     def _pairs_after_firing(self, part: PanePart, port: int) -> Iterator[Pair]:
         """The pairs that new records make in windows that have fired already but are still kept."""
         pane, keys, values = part
-        reached = self._gate.progress.of
+        reached = self._progress.of
         for end in self._panes.ends(pane):
             fired = {key for key in set(keys) if end - 1 <= reached(key) < end - 1 + self._lateness_ms}
             if not fired:
@@ -290,39 +294,6 @@ class WindowJoinOperator(Operator):
 
     def _live_panes(self, end: int) -> list[int]:
         return [pane for pane in self._panes.of_window(end - self._panes.size_ms) if pane in self._live]
-
-
-class _LateGate:
-    """Separates late records from others.
-
-    Args:
-        context: Of the operator.
-        late_tag: The side output for late records; empty if they are only counted.
-        earliest: A watermark → the earliest time that is not late then; does not fall when the watermark rises.
-
-    Attributes:
-        progress: The event time reached, key by key.
-    """
-
-    def __init__(self, context: OperatorContext, late_tag: str, earliest: Callable[[int], int]) -> None:
-        backend = context.backend
-        self.progress = EventProgress(backend.key_groups, context.floor.by_group, backend.key_group)
-        self._metrics = context.metrics
-        self._late_tag = late_tag
-        self._earliest = earliest
-
-    def split(self, batch: Batch) -> tuple[Batch, Batch | None]:
-        """The records that are in time, and those that are late, if any are wanted; `batch` has keys and times."""
-        times, progress, earliest = batch.times, self.progress, self._earliest
-        if not times or min(times) >= earliest(progress.high_ms):
-            return batch, None
-        if progress.low_ms == progress.high_ms:
-            bound = earliest(progress.low_ms)
-            in_time = [time_ms >= bound for time_ms in times]
-        else:
-            keyed = zip(batch.keys or (), times, strict=True)
-            in_time = [time_ms >= earliest(progress.of(key)) for key, time_ms in keyed]
-        return split_late(batch, in_time, self._late_tag, self._metrics)
 
 
 def _joined(operator_id: str, fn: JoinFunction, pairs: Iterable[Pair]) -> Iterator[Batch]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
-from checkdam.core.batch import MIN_TIME, Batch
+from checkdam.core.batch import Batch
 from checkdam.core.errors import PipelineError
-from checkdam.operators.base import Operator, OperatorContext, WatermarkFloor
+from checkdam.operators.aggregate import keys_of
+from checkdam.operators.base import Operator, OperatorContext
 from checkdam.operators.calls import BREATH, Calls, Step
 from checkdam.operators.functions import (
     FunctionContext,
@@ -78,7 +79,7 @@ class KeyedProcessOperator(Operator):
         backend, clock = context.backend, context.clock
         self._event = OrderedTimers(backend.timers(self.operator_id, "event"))
         self._processing = OrderedTimers(backend.timers(self.operator_id, "processing"))
-        self._context = ProcessContext(clock, lowest_floor(context.floor), self._event, self._processing)
+        self._context = ProcessContext(clock, context.floor.lowest_ms, self._event, self._processing)
         open_function(self._function, context)
         self._opened = True
         bindings: list[Binding] = []
@@ -90,9 +91,7 @@ class KeyedProcessOperator(Operator):
         self._calls.timed = any(state["timed"] for state in restored)
 
     def process(self, batch: Batch, port: int) -> Iterable[Batch]:
-        keys = batch.keys
-        if keys is None:
-            raise PipelineError(f"operator `{self.operator_id}` needs a keyed stream; call key_by() before it")
+        keys = keys_of(batch, self.operator_id)
         self._calls.timed = batch.times is not None
         times: Iterable[int | None] = repeat(None) if batch.times is None else batch.times
         return self._calls.run(self._function.process, zip(keys, batch.values, times), set(keys))  # noqa: B905
@@ -149,7 +148,7 @@ class ProcessOperator(Operator):
 
     def open(self, context: OperatorContext, restored: list[Any]) -> None:
         timers = _NoTimers(self.operator_id)
-        self._context = ProcessContext(context.clock, lowest_floor(context.floor), timers, timers)
+        self._context = ProcessContext(context.clock, context.floor.lowest_ms, timers, timers)
         open_function(self._function, context)
         self._opened = True
         self._calls = Calls(self.operator_id, self._context, (), context.clock)
@@ -218,9 +217,3 @@ def _steps(timers: OrderedTimers) -> Iterator[Step]:
     while (due := timers.take()) is not None:
         time_ms, key = due
         yield key, time_ms, time_ms
-
-
-def lowest_floor(floor: WatermarkFloor) -> int:
-    """The watermark that all restored key groups have passed."""
-    uniform = floor.uniform
-    return min(floor.by_group.values(), default=MIN_TIME) if uniform is None else uniform

@@ -20,7 +20,7 @@ from checkdam.core.batch import MAX_TIME, MIN_TIME, Batch
 from checkdam.core.clock import Clock
 from checkdam.core.errors import PipelineError
 from checkdam.operators.base import OperatorMetrics
-from checkdam.operators.user import user_error
+from checkdam.operators.user import extract_times
 from checkdam.operators.watermarks import WatermarkGenerator, Watermarks, time_extractor
 
 RESERVE_RECORDS_FIRST: Final = 20_000
@@ -80,7 +80,6 @@ class SourceOperator:
         operator_id: The source's id.
         source: What is read.
         watermarks: How event time comes out of it; `None` for a stream without event time of its own.
-        error_tag: The side output of records that cannot be parsed.
         clock: For idleness.
         metrics: The operator's counters.
         port: The way to the coordinator.
@@ -332,7 +331,7 @@ class SourceOperator:
         if self._strategy is None:
             return Batch(values, times)
         if self._extract is not None:
-            times = self._extracted(self._extract, values)
+            times = extract_times(self.operator_id, self._extract, values)
         if times is None:
             raise PipelineError(
                 f"source `{self.operator_id}` has watermarks but its records carry no times; "
@@ -350,19 +349,3 @@ class SourceOperator:
         start_ms = source_watermark if delay_ms is None else first_ms - delay_ms - 1
         if start_ms is not None:
             self._start_ms = max(self._start_ms, start_ms)
-
-    def _extracted(self, extract: Callable[[list[Any]], list[int]], values: list[Any]) -> list[int]:
-        try:
-            return extract(values)
-        except Exception as error:
-            raise user_error(self.operator_id, _without_time(extract, values), error) from error
-
-
-def _without_time(extract: Callable[[list[Any]], list[int]], values: list[Any]) -> Any:
-    """The first record whose time cannot be read, found by reading again one by one."""
-    for value in values:
-        try:
-            extract([value])
-        except Exception:
-            return value
-    return values

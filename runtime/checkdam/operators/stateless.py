@@ -13,9 +13,10 @@ from typing import Any
 
 from checkdam.core.batch import MAX_TIME, Batch
 from checkdam.core.errors import PipelineError
+from checkdam.core.names import shown
 from checkdam.operators.base import Operator, OperatorContext
 from checkdam.operators.fields import Column, Field, column
-from checkdam.operators.user import Records, call_many, short_repr, user_error
+from checkdam.operators.user import Records, call_many, extract_times, user_error
 from checkdam.operators.watermarks import WatermarkGenerator, Watermarks, time_extractor
 
 _OUTPUT_RECORDS = 4096
@@ -134,7 +135,7 @@ class MapBatchOperator(Operator):
         if set(map(type, times)) - {int}:
             raise PipelineError(
                 f"operator `{self._id}`: times returned by the function of map_batch must be ms since the epoch as int"
-                f" (got {short_repr(next(time for time in times if type(time) is not int))})"
+                f" (got {shown(next(time for time in times if type(time) is not int))})"
             )
         return self._listed(returned[0]), times
 
@@ -144,7 +145,7 @@ class MapBatchOperator(Operator):
         if returned is None or isinstance(returned, str | bytes | dict) or not isinstance(returned, Iterable):
             raise PipelineError(
                 f"operator `{self._id}`: the function of map_batch must return a list of values or the tuple"
-                f" (values, times) (got {short_repr(returned)})"
+                f" (values, times) (got {shown(returned)})"
             )
         return list(returned)
 
@@ -193,7 +194,7 @@ class SplitOperator(Operator):
             wrong = next(i for i, tag in enumerate(tags) if tag is not None and not isinstance(tag, str))
             raise PipelineError(
                 f"operator `{self._id}`: the function of split must return the name of a side output, or None"
-                f" (got {short_repr(tags[wrong])} for record {short_repr(batch.values[wrong])})"
+                f" (got {shown(tags[wrong])} for record {shown(batch.values[wrong])})"
             )
         return self._split(batch, tags, distinct)
 
@@ -246,7 +247,7 @@ class TimestampOperator(Operator):
             self._generator.watermark_ms = min(watermark_ms for (watermark_ms,) in restored)
 
     def process(self, batch: Batch, port: int) -> Iterable[Batch]:
-        times = self._times(batch.values)
+        times = extract_times(self._id, self._extract, batch.values)
         before = self._generator.watermark_ms
         if self._own_watermark:
             self._generator.observe(times, None)
@@ -260,18 +261,3 @@ class TimestampOperator(Operator):
 
     def snapshot(self, checkpoint: int) -> list[int]:
         return [self._generator.watermark_ms]
-
-    def _times(self, values: list[Any]) -> list[int]:
-        try:
-            return self._extract(values)
-        except Exception as error:
-            raise user_error(self._id, self._without_time(values), error) from error
-
-    def _without_time(self, values: list[Any]) -> Any:
-        """The first record whose time cannot be read, found by reading again one by one."""
-        for value in values:
-            try:
-                self._extract([value])
-            except Exception:
-                return value
-        return values

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from checkdam.core.errors import UserCodeError
+from checkdam.core.names import shown
 
 _OWN_FOLDER = str(Path(__file__).resolve().parents[1]) + os.sep
-_REPR_LIMIT = 200
 
 
 def call_many(operator_id: str, fn: Callable[[Any], Any], values: list[Any]) -> list[Any]:
@@ -35,6 +35,28 @@ def call_many(operator_id: str, fn: Callable[[Any], Any], values: list[Any]) -> 
         # `map` takes a StopIteration that escapes from `fn` for the end of the values.
         raise user_error(operator_id, values[len(results)], StopIteration())
     return results
+
+
+def extract_times(operator_id: str, extract: Callable[[list[Any]], list[int]], values: list[Any]) -> list[int]:
+    """`extract(values)`, the event times of records.
+
+    Raises:
+        UserCodeError: It raised; names the operator and the first record whose time cannot be read.
+    """
+    try:
+        return extract(values)
+    except Exception as error:
+        raise user_error(operator_id, _without_time(extract, values), error) from error
+
+
+def _without_time(extract: Callable[[list[Any]], list[int]], values: list[Any]) -> Any:
+    """The first record whose time cannot be read, found by reading again one by one."""
+    for value in values:
+        try:
+            extract([value])
+        except Exception:
+            return value
+    return values
 
 
 class Records(list[Any]):
@@ -67,16 +89,7 @@ def user_error(operator_id: str, record: Any, error: Exception) -> UserCodeError
     """
     if isinstance(error, UserCodeError):
         return error
-    return UserCodeError(operator_id, short_repr(record), user_traceback(error))
-
-
-def short_repr(record: Any) -> str:
-    """`repr(record)`, cut to 200 characters; never raises."""
-    try:
-        text = repr(record)
-    except Exception:
-        return f"<{type(record).__qualname__} whose repr raises>"
-    return text if len(text) <= _REPR_LIMIT else text[: _REPR_LIMIT - 1] + "…"
+    return UserCodeError(operator_id, shown(record), user_traceback(error))
 
 
 def user_traceback(error: BaseException) -> str:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from checkdam.core.batch import MIN_TIME
-from checkdam.core.durations import to_ms
+from checkdam.core.durations import Duration, to_ms
 from checkdam.operators.fields import column
 
 _WHOLE = frozenset({int})
@@ -36,12 +36,12 @@ class Watermarks:
     delay_ms: int | None = 0
     idle_after_ms: int | None = None
 
-    def with_idleness(self, after: timedelta | str | int) -> Watermarks:
+    def with_idleness(self, after: Duration) -> Watermarks:
         """The same, but a split without records for `after` (timedelta, `"30s"` or ms) does not hold the others back."""
         return replace(self, idle_after_ms=to_ms(after))
 
 
-def bounded_out_of_orderness(delay: timedelta | str | int, timestamp: TimeOf = None) -> Watermarks:
+def bounded_out_of_orderness(delay: Duration, timestamp: TimeOf = None) -> Watermarks:
     """Records come at most `delay` (timedelta, `"5s"` or ms) later than one with a later time."""
     return Watermarks(timestamp, to_ms(delay))
 

@@ -26,7 +26,7 @@ from checkdam.operators.aggregate import fold_batch, keys_of, times_of
 from checkdam.operators.aggregators import Aggregator
 from checkdam.operators.assigners import Panes, Sliding, Tumbling
 from checkdam.operators.base import Operator, OperatorContext
-from checkdam.operators.firing import WindowFunction, check_lateness, split_late, window_batch
+from checkdam.operators.firing import LateGate, WindowFunction, check_lateness, window_batch
 from checkdam.operators.panes import merged_cells, split_by_pane, window_portions
 from checkdam.operators.progress import EventProgress
 from checkdam.state.base import TableSpec
@@ -92,9 +92,11 @@ class WindowOperator(Operator):
         floors = _processing_floors(restored) if self._processing_time else context.floor.by_group
         self._table = backend.table(self._spec)
         self._clock = context.clock
-        self._metrics = context.metrics
         self._progress = EventProgress(backend.key_groups, floors, backend.key_group)
-        self._late_before = self._panes.late_before(self._progress.high_ms, self._lateness_ms)
+        panes, lateness_ms = self._panes, self._lateness_ms
+        self._gate = LateGate(
+            self._progress, lambda mark_ms: panes.late_before(mark_ms, lateness_ms), self._late_tag, context.metrics
+        )
         self._live = set(self._table.namespaces())
         self._events = [(self._next_event(pane, self._progress.low_ms), pane) for pane in self._live]
         heapify(self._events)
@@ -111,8 +113,9 @@ class WindowOperator(Operator):
         if self._processing_time:
             arrival_ms = max(self._clock.now_ms(), self._progress.high_ms + 1)
             batch = Batch(batch.values, [arrival_ms] * len(batch), batch.keys)
-        elif min(times_of(batch, self._id)) < self._late_before:
-            batch, late = self._split_late(batch)
+        else:
+            times_of(batch, self._id)
+            batch, late = self._gate.split(batch)
             if late is not None:
                 yield late
         if batch.values:
@@ -169,7 +172,6 @@ class WindowOperator(Operator):
 
     def _advance(self, time_ms: int) -> Iterable[Batch]:
         self._progress.advance(time_ms)
-        self._late_before = self._panes.late_before(self._progress.high_ms, self._lateness_ms)
         if not self._events or self._events[0][0] > time_ms:
             return ()
         return self._fire_due(time_ms)
@@ -218,20 +220,6 @@ class WindowOperator(Operator):
 
     def _live_panes(self, end: int) -> list[int]:
         return [pane for pane in self._panes.of_window(end - self._panes.size_ms) if pane in self._live]
-
-    def _split_late(self, batch: Batch) -> tuple[Batch, Batch | None]:
-        """The batch without its late records, and these if they go anywhere; counts them."""
-        times = times_of(batch, self._id)
-        if self._progress.low_ms == self._progress.high_ms:
-            bound = self._late_before
-            in_time = [time >= bound for time in times]
-        else:
-            reached, bound_of = self._progress.of, self._panes.late_before
-            in_time = [
-                time >= bound_of(reached(key), self._lateness_ms)
-                for time, key in zip(times, keys_of(batch, self._id), strict=True)
-            ]
-        return split_late(batch, in_time, self._late_tag, self._metrics)
 
 
 def _processing_floors(restored: list[Any]) -> dict[int, int]:

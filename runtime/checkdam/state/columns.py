@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain, islice
 from typing import Any, Final
 
@@ -16,6 +16,9 @@ _SAMPLED_CONTAINERS: Final = 1_000
 
 Run = tuple[Any, list[Any]]
 """A head and the keys that share it, in the sense of `blocks`: namespace and keys, or key and sub-keys."""
+
+ChangeRun = tuple[Any, list[Any], list[Any]]
+"""A head, and of the keys that share it those that have changed and those that were deleted."""
 
 
 def cut_runs(group_runs: list[Run]) -> Iterator[list[Run]]:
@@ -45,6 +48,23 @@ def encode_rows(part: list[Run], cells: list[Any], spec: TableSpec, now_ms: int)
     else:
         times, values = pack_ints([now_ms]) * len(cells), cells
     return msgspec.structs.replace(_heads_and_keys(part), times=times, values=spec.serde.encode_many(values))
+
+
+def encode_changes(
+    group_runs: list[ChangeRun], cells_of: Callable[[Any, list[Any]], list[Any]], spec: TableSpec, now_ms: int
+) -> Iterator[Block]:
+    """Changes as blocks, then deletions as others; `cells_of` looks up the cells of some keys of a head.
+
+    Raises:
+        ValueTypeError: A value does not fit its declared type.
+    """
+    for part in cut_runs([(head, changed) for head, changed, _ in group_runs if changed]):
+        cells: list[Any] = []
+        for head, keys in part:
+            cells += cells_of(head, keys)
+        yield encode_rows(part, cells, spec, now_ms)
+    for part in cut_runs([(head, deleted) for head, _, deleted in group_runs if deleted]):
+        yield encode_deletions(part)
 
 
 def encode_deletions(part: list[Run]) -> Block:

@@ -4,9 +4,6 @@ The fastest backend: operators work on the dictionaries that are the state. A sn
 (`forked`), as blocks by key group (`sections`), so the task thread pauses for the fork alone, and objects that users
 change in place afterwards are in the snapshot as they were. State too small to be worth a fork is written on the spot,
 and so is any state when the kernel refuses to fork.
-
-After a restore blocks stay undecoded until an operator asks for their table, since only its spec knows the type of the
-values. What nobody has asked for by the first snapshot is forgotten.
 """
 
 from __future__ import annotations
@@ -19,18 +16,9 @@ from checkdam.core.keys import KeyGroups
 from checkdam.state.base import Key, LocalFile, SnapshotWriter, TableSpec
 from checkdam.state.hashmap_maps import HashMapMapTable, HashMapTimers
 from checkdam.state.hashmap_values import HashMapTable
-from checkdam.state.record import (
-    RECORD_VERSION,
-    SnapshotRecord,
-    TableRecord,
-    TimersRecord,
-    check_covers,
-    check_same,
-    check_spec,
-    check_table,
-    read_record,
-)
-from checkdam.state.sections import FORK_FROM_ENTRIES, SNAPSHOT_TIMEOUT_S, Part, SectionWriter, load_part
+from checkdam.state.record import TimersRecord, check_same, check_spec, make_record
+from checkdam.state.restored import RestoredState
+from checkdam.state.sections import FORK_FROM_ENTRIES, SNAPSHOT_TIMEOUT_S, SectionWriter, load_part
 
 BACKEND_NAME: Final = "hashmap"
 
@@ -70,8 +58,7 @@ class HashMapBackend:
         self._values: dict[str, HashMapTable] = {}
         self._maps: dict[str, HashMapMapTable] = {}
         self._timers: dict[TimersRecord, HashMapTimers] = {}
-        self._restored_tables: dict[str, tuple[TableRecord, list[bytes]]] = {}
-        self._restored_timers: dict[TimersRecord, list[bytes]] = {}
+        self._restored = RestoredState()
 
     def key_group(self, key: Key) -> int:
         """See `KeyedBackend`."""
@@ -83,7 +70,7 @@ class HashMapBackend:
         table = self._values.get(spec.id)
         if table is None:
             table = HashMapTable(spec, self._clock, self._groups)
-            self._fill(table, spec)
+            load_part(table, self._restored.take_table(spec), spec.id)
             self._values[spec.id] = table
         check_same(table.spec, spec)
         return table
@@ -94,7 +81,7 @@ class HashMapBackend:
         table = self._maps.get(spec.id)
         if table is None:
             table = HashMapMapTable(spec, self._clock, self._groups)
-            self._fill(table, spec)
+            load_part(table, self._restored.take_table(spec), spec.id)
             self._maps[spec.id] = table
         check_same(table.spec, spec)
         return table
@@ -105,7 +92,7 @@ class HashMapBackend:
         timers = self._timers.get(record)
         if timers is None:
             self._timers[record] = timers = HashMapTimers(self._groups)
-            load_part(timers, self._restored_timers.pop(record, []), record.id)
+            load_part(timers, self._restored.take_timers(record), record.id)
         return timers
 
     def prepare(self) -> None:
@@ -113,9 +100,10 @@ class HashMapBackend:
 
     def snapshot(self, directory: Path) -> SnapshotWriter:
         """See `KeyedBackend`."""
-        self._restored_tables.clear()
-        self._restored_timers.clear()
-        return self._writer.write(directory, self._parts(), self._record())
+        self._restored.clear()
+        specs = [table.spec for table in self._tables()]
+        record = make_record(BACKEND_NAME, self.key_groups, self.max_parallelism, specs, self._timers)
+        return self._writer.write(directory, self._parts(), record)
 
     def restore(self, files: list[LocalFile]) -> None:
         """See `KeyedBackend`.
@@ -125,17 +113,11 @@ class HashMapBackend:
             IncompatibleCheckpointError: It is of another backend, release or `maxParallelism`.
             CheckpointError: It lacks key groups that are owned here.
         """
-        record = read_record(files, BACKEND_NAME, self.max_parallelism)
-        check_covers(record, self.key_groups)
-        bodies = self._writer.read(files, len(record.tables) + len(record.timers))
-        for table, found in zip(record.tables, bodies, strict=False):
-            self._restored_tables[table.id] = (table, found)
-        for timers, found in zip(record.timers, bodies[len(record.tables) :], strict=True):
-            self._restored_timers[timers] = found
+        self._restored.read(files, BACKEND_NAME, self.key_groups, self.max_parallelism, self._writer)
 
     def unclaimed_tables(self) -> list[str]:
         """See `KeyedBackend`."""
-        return [*self._restored_tables, *(record.id for record in self._restored_timers)]
+        return [record.id for record in self._restored.unclaimed()]
 
     def maintain(self) -> None:
         """See `KeyedBackend`."""
@@ -144,7 +126,7 @@ class HashMapBackend:
 
     def size_hint(self) -> int:
         """See `KeyedBackend`."""
-        return sum(part.size_hint() for part in (*self._tables(), *self._timers.values()))
+        return sum(part.size_hint() for part in self._parts())
 
     def close(self) -> None:
         """See `KeyedBackend`. Snapshots that are still being written are cancelled."""
@@ -156,25 +138,6 @@ class HashMapBackend:
     def _tables(self) -> list[HashMapTable | HashMapMapTable]:
         return [*self._values.values(), *self._maps.values()]
 
-    def _parts(self) -> list[Part]:
+    def _parts(self) -> list[HashMapTable | HashMapMapTable | HashMapTimers]:
         """Tables, then timers, in the order of `state.json`."""
         return [*self._tables(), *self._timers.values()]
-
-    def _fill(self, table: Part, spec: TableSpec) -> None:
-        """Load a new table with what was restored for it."""
-        restored = self._restored_tables.get(spec.id)
-        if restored is not None:
-            record, bodies = restored
-            check_table(record, spec)
-            del self._restored_tables[spec.id]
-            load_part(table, bodies, spec.id)
-
-    def _record(self) -> SnapshotRecord:
-        return SnapshotRecord(
-            version=RECORD_VERSION,
-            backend=BACKEND_NAME,
-            key_groups=(self.key_groups.start, self.key_groups.stop),
-            max_parallelism=self.max_parallelism,
-            tables=[TableRecord.of(table.spec) for table in self._tables()],
-            timers=list(self._timers),
-        )

@@ -7,7 +7,7 @@ so that a job whose state has changed its type is refused by name before a singl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -71,6 +71,20 @@ class SnapshotRecord(msgspec.Struct, frozen=True):
     max_parallelism: int
     tables: list[TableRecord]
     timers: list[TimersRecord]
+
+
+def make_record(
+    backend: str, key_groups: range, max_parallelism: int, tables: Iterable[TableSpec], timers: Iterable[TimersRecord]
+) -> SnapshotRecord:
+    """What a snapshot that is taken now says about itself; see `SnapshotRecord`."""
+    return SnapshotRecord(
+        version=RECORD_VERSION,
+        backend=backend,
+        key_groups=(key_groups.start, key_groups.stop),
+        max_parallelism=max_parallelism,
+        tables=list(map(TableRecord.of, tables)),
+        timers=list(timers),
+    )
 
 
 def write_record(directory: Path, record: SnapshotRecord) -> LocalFile:

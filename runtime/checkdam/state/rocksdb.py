@@ -26,17 +26,8 @@ from checkdam.core.errors import CheckpointError, CorruptCheckpointError
 from checkdam.core.keys import KeyGroups
 from checkdam.state.base import Key, LocalFile, SnapshotWriter, TableSpec
 from checkdam.state.forked import delete_contents
-from checkdam.state.record import (
-    RECORD_VERSION,
-    SnapshotRecord,
-    TableRecord,
-    TimersRecord,
-    check_covers,
-    check_same,
-    check_spec,
-    check_table,
-    read_record,
-)
+from checkdam.state.record import TableRecord, TimersRecord, check_same, check_spec, make_record
+from checkdam.state.restored import RestoredState
 from checkdam.state.rocksdb_cache import CacheBudget
 from checkdam.state.rocksdb_maps import RocksDbMapTable
 from checkdam.state.rocksdb_rows import RowMaker, pack_group
@@ -55,7 +46,6 @@ CHANGES_NAME: Final = "changes.blocks"
 
 _REMEMBERED_GROUPS: Final = 65_536
 _FIRST_SETTLING_MS: Final = 5_000
-
 
 _DATA_SUFFIX: Final = ".sst"
 """Data files never change once they are written."""
@@ -177,8 +167,7 @@ class RocksDbBackend:
         self._values: dict[str, RocksDbTable] = {}
         self._maps: dict[str, RocksDbMapTable] = {}
         self._timers: dict[TimersRecord, RocksDbTimers] = {}
-        self._restored_tables: dict[str, tuple[TableRecord, list[bytes]]] = {}
-        self._restored_timers: dict[TimersRecord, list[bytes]] = {}
+        self._restored = RestoredState()
         self._snapshot_ms = clock.monotonic_ms()
         self._settle_from_ms = self._snapshot_ms + _FIRST_SETTLING_MS
 
@@ -191,9 +180,10 @@ class RocksDbBackend:
         check_spec(spec, "value", self._maps)
         table = self._values.get(spec.id)
         if table is None:
-            column = self._claimed_column(spec)
+            changes = self._restored.take_table(spec)
+            column = self._column(_column_name(TableRecord.of(spec)))
             self._values[spec.id] = table = RocksDbTable(spec, column, self._clock, self._rows, self._budget)
-            load_part(table, self._restored_tables.pop(spec.id, (None, []))[1], spec.id)
+            load_part(table, changes, spec.id)
         check_same(table.spec, spec)
         return table
 
@@ -202,9 +192,10 @@ class RocksDbBackend:
         check_spec(spec, "map", self._values)
         table = self._maps.get(spec.id)
         if table is None:
-            column = self._claimed_column(spec)
+            changes = self._restored.take_table(spec)
+            column = self._column(_column_name(TableRecord.of(spec)))
             self._maps[spec.id] = table = RocksDbMapTable(spec, column, self._clock, self._rows, self._budget)
-            load_part(table, self._restored_tables.pop(spec.id, (None, []))[1], spec.id)
+            load_part(table, changes, spec.id)
         check_same(table.spec, spec)
         return table
 
@@ -213,9 +204,9 @@ class RocksDbBackend:
         record = TimersRecord(operator, domain)
         timers = self._timers.get(record)
         if timers is None:
-            column = self._column(_timers_column(record))
+            column = self._column(_column_name(record))
             self._timers[record] = timers = RocksDbTimers(column, self._rows, self._budget)
-            load_part(timers, self._restored_timers.pop(record, []), record.id)
+            load_part(timers, self._restored.take_timers(record), record.id)
         return timers
 
     def prepare(self) -> None:
@@ -226,8 +217,12 @@ class RocksDbBackend:
         """See `KeyedBackend`."""
         changes = None
         try:
-            self._drop_unclaimed()
-            changes = self._writer.write(directory, list(self._parts()), self._record())
+            for unclaimed in self._restored.unclaimed():
+                self._store().drop_column(_column_name(unclaimed))
+            self._restored.clear()
+            specs = [table.spec for table in self._tables()]
+            record = make_record(BACKEND_NAME, self.key_groups, self.max_parallelism, specs, self._timers)
+            changes = self._writer.write(directory, self._parts(), record)
             self._store().checkpoint(directory / DATABASE_FOLDER)
         except Exception as error:
             # A full disk fails the checkpoint, which `finish` reports, and not the task that goes on.
@@ -247,27 +242,20 @@ class RocksDbBackend:
             IncompatibleCheckpointError: It is of another backend, release or `maxParallelism`.
             CheckpointError: It lacks key groups that are owned here.
         """
-        record = read_record(files, BACKEND_NAME, self.max_parallelism)
-        check_covers(record, self.key_groups)
+        record = self._restored.read(files, BACKEND_NAME, self.key_groups, self.max_parallelism, self._writer)
         prefix = f"{DATABASE_FOLDER}/"
         for file in files:
             if file.name.startswith(prefix):
                 _place(file.path, self._path / file.name.removeprefix(prefix))
         self._clip = record.key_groups != (self.key_groups.start, self.key_groups.stop)
-        bodies = self._writer.read(files, len(record.tables) + len(record.timers))
-        for table, found in zip(record.tables, bodies, strict=False):
-            self._restored_tables[table.id] = (table, found)
-        for timers, found in zip(record.timers, bodies[len(record.tables) :], strict=True):
-            self._restored_timers[timers] = found
         stored = set(self._store().stored_columns)
-        lacking = [column for column in map(_table_column, record.tables) if column not in stored]
-        lacking += [column for column in map(_timers_column, record.timers) if column not in stored]
+        lacking = [column for column in map(_column_name, self._restored.unclaimed()) if column not in stored]
         if lacking:
             raise CorruptCheckpointError(f"the database of the snapshot lacks {', '.join(lacking)}")
 
     def unclaimed_tables(self) -> list[str]:
         """See `KeyedBackend`."""
-        return [*self._restored_tables, *(record.id for record in self._restored_timers)]
+        return [record.id for record in self._restored.unclaimed()]
 
     def maintain(self) -> None:
         """See `KeyedBackend`."""
@@ -300,13 +288,6 @@ class RocksDbBackend:
             self._opened = Store(self._path, self._store_bytes)
         return self._opened
 
-    def _claimed_column(self, spec: TableSpec) -> Column:
-        """The column of a table that an operator asks for."""
-        restored = self._restored_tables.get(spec.id)
-        if restored is not None:
-            check_table(restored[0], spec)
-        return self._column(_table_column(TableRecord.of(spec)))
-
     def _column(self, name: str) -> Column:
         column = self._store().column(name)
         if self._clip:
@@ -315,31 +296,11 @@ class RocksDbBackend:
             column.delete_ranges([(b"", start), (stop, b"\xff" * 3)])
         return column
 
-    def _drop_unclaimed(self) -> None:
-        """Forget restored state that nobody has asked for."""
-        for table, _ in self._restored_tables.values():
-            self._store().drop_column(_table_column(table))
-        for timers in self._restored_timers:
-            self._store().drop_column(_timers_column(timers))
-        self._restored_tables.clear()
-        self._restored_timers.clear()
 
-    def _record(self) -> SnapshotRecord:
-        return SnapshotRecord(
-            version=RECORD_VERSION,
-            backend=BACKEND_NAME,
-            key_groups=(self.key_groups.start, self.key_groups.stop),
-            max_parallelism=self.max_parallelism,
-            tables=[TableRecord.of(table.spec) for table in self._tables()],
-            timers=list(self._timers),
-        )
-
-
-def _table_column(record: TableRecord) -> str:
-    return f"table/{record.id}"
-
-
-def _timers_column(record: TimersRecord) -> str:
+def _column_name(record: TableRecord | TimersRecord) -> str:
+    """The column family of a table, or of an operator's timers; part of the format of snapshots."""
+    if isinstance(record, TableRecord):
+        return f"table/{record.id}"
     return f"timers/{record.operator}/{record.domain}"
 
 

@@ -16,7 +16,7 @@ from checkdam.core.clock import Clock
 from checkdam.core.keys import decode_key, encode_key
 from checkdam.state.base import Key, TableSpec
 from checkdam.state.blocks import Block
-from checkdam.state.columns import cut_runs, decode_deletions, decode_rows, encode_deletions, encode_rows
+from checkdam.state.columns import ChangeRun, decode_deletions, decode_rows, encode_changes
 from checkdam.state.rocksdb_cache import EVICTION_ENTRIES, CacheBudget
 from checkdam.state.rocksdb_rows import STAMP_BYTES, RowMaker, after, pack_number, unpack_number
 from checkdam.state.rocksdb_store import Column, Row, expiring_rows
@@ -209,9 +209,9 @@ class RocksDbMapTable:
         """See `Part`: the changes of each key."""
         return (len(held.dirty) for held in self._all())
 
-    def group_runs(self) -> dict[int, list[Any]]:
+    def group_runs(self) -> dict[int, list[ChangeRun]]:
         """See `Part`: (key, changed sub-keys, deleted sub-keys)."""
-        by_group: dict[int, list[Any]] = defaultdict(list)
+        by_group: dict[int, list[ChangeRun]] = defaultdict(list)
         held_keys = [(key, held) for key, held in chain(self._young.items(), self._old.items()) if held.dirty]
         for (key, held), group in zip(held_keys, self._rows.groups(key for key, _ in held_keys), strict=True):
             entries = held.map.entries
@@ -219,16 +219,9 @@ class RocksDbMapTable:
             by_group[group].append((key, changed, [subkey for subkey in held.dirty if subkey not in entries]))
         return by_group
 
-    def blocks(self, group_runs: list[Any]) -> Iterator[Block]:
+    def blocks(self, group_runs: list[ChangeRun]) -> Iterator[Block]:
         """See `Part`."""
-        for part in cut_runs([(key, changed) for key, changed, _ in group_runs if changed]):
-            cells: list[Any] = []
-            for key, subkeys in part:
-                held = self._young.get(key) or self._old[key]
-                cells += map(held.map.entries.__getitem__, subkeys)
-            yield encode_rows(part, cells, self.spec, self._clock.now_ms())
-        for part in cut_runs([(key, deleted) for key, _, deleted in group_runs if deleted]):
-            yield encode_deletions(part)
+        return encode_changes(group_runs, self._cells_of, self.spec, self._clock.now_ms())
 
     def load_block(self, block: Block) -> None:
         """See `Part`: changes again, as they were."""
@@ -249,6 +242,10 @@ class RocksDbMapTable:
     def size_hint(self) -> int:
         """About how many entries there are."""
         return max(self._column.estimated_rows(), self._entries)
+
+    def _cells_of(self, key: Key, subkeys: list[Key]) -> list[Any]:
+        held = self._young.get(key) or self._old[key]
+        return list(map(held.map.entries.__getitem__, subkeys))
 
     def _all(self) -> Iterator[_Held]:
         return chain(self._young.values(), self._old.values())

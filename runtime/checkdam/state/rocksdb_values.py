@@ -23,7 +23,7 @@ from checkdam.core.clock import Clock
 from checkdam.core.keys import decode_key
 from checkdam.state.base import Key, TableSpec
 from checkdam.state.blocks import Block
-from checkdam.state.columns import cut_runs, decode_deletions, decode_rows, encode_deletions, encode_rows
+from checkdam.state.columns import ChangeRun, decode_deletions, decode_rows, encode_changes
 from checkdam.state.rocksdb_cache import EVICTION_ENTRIES, CacheBudget, Changes
 from checkdam.state.rocksdb_rows import (
     GROUP_BYTES,
@@ -226,9 +226,9 @@ class RocksDbTable:
         """See `Part`: the changes of each namespace."""
         return (len(space.changes) for space in self._spaces.values())
 
-    def group_runs(self) -> dict[int, list[Any]]:
+    def group_runs(self) -> dict[int, list[ChangeRun]]:
         """See `Part`: (namespace, changed keys, deleted keys)."""
-        by_group: dict[int, list[Any]] = defaultdict(list)
+        by_group: dict[int, list[ChangeRun]] = defaultdict(list)
         for namespace, space in self._spaces.items():
             keys = list(space.changes)
             changed: dict[int, list[Key]] = defaultdict(list)
@@ -239,15 +239,9 @@ class RocksDbTable:
                 by_group[group].append((namespace, changed.get(group, []), deleted.get(group, [])))
         return by_group
 
-    def blocks(self, group_runs: list[Any]) -> Iterator[Block]:
+    def blocks(self, group_runs: list[ChangeRun]) -> Iterator[Block]:
         """See `Part`."""
-        for part in cut_runs([(namespace, changed) for namespace, changed, _ in group_runs if changed]):
-            cells: list[Any] = []
-            for namespace, keys in part:
-                cells += map(self._spaces[namespace].cell, keys)
-            yield encode_rows(part, cells, self.spec, self._clock.now_ms())
-        for part in cut_runs([(namespace, deleted) for namespace, _, deleted in group_runs if deleted]):
-            yield encode_deletions(part)
+        return encode_changes(group_runs, self._cells_of, self.spec, self._clock.now_ms())
 
     def load_block(self, block: Block) -> None:
         """See `Part`: changes again, as they were."""
@@ -267,6 +261,9 @@ class RocksDbTable:
     def size_hint(self) -> int:
         """About how many cells there are."""
         return max(self._column.estimated_rows(), self._entries)
+
+    def _cells_of(self, namespace: int, keys: list[Key]) -> list[Any]:
+        return list(map(self._spaces[namespace].cell, keys))
 
     def _recount(self) -> None:
         """Account for what the operator has put into, or taken out of, the dictionary in its hands."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -81,7 +81,7 @@ class SectionWriter:
         self._timeout_s = timeout_s
         self._forked: list[ForkedSnapshot] = []
 
-    def write(self, directory: Path, parts: list[Part], record: SnapshotRecord) -> ForkedSnapshot | WrittenSnapshot:
+    def write(self, directory: Path, parts: Sequence[Part], record: SnapshotRecord) -> ForkedSnapshot | WrittenSnapshot:
         """Freeze `parts` as they are now and begin to write them, and `record`, into `directory`."""
 
         def write() -> list[LocalFile]:
@@ -118,7 +118,7 @@ class SectionWriter:
                 snapshot.cancel()
         self._forked.clear()
 
-    def _are_small(self, parts: list[Part]) -> bool:
+    def _are_small(self, parts: Sequence[Part]) -> bool:
         """Whether there are few entries; containers count too, so that a million empty ones are not walked through."""
         seen = 0
         for size in chain.from_iterable(part.sizes() for part in parts):
@@ -127,7 +127,7 @@ class SectionWriter:
                 return False
         return True
 
-    def _write_parts(self, path: Path, parts: list[Part]) -> list[LocalFile]:
+    def _write_parts(self, path: Path, parts: Sequence[Part]) -> list[LocalFile]:
         by_group = [part.group_runs() for part in parts]
         groups = sorted(set().union(*by_group))
         for group in groups:
