@@ -120,7 +120,8 @@ class Checkpointing(Model):
     """So many checkpoints may fail one after another; with one more the attempt fails and the job restarts from the last good one."""
 
     incremental: bool = True
-    """Upload only what the last checkpoint does not hold yet, where the state backend and the storage can do so."""
+    """Upload only what the last checkpoint does not hold yet, where the state backend and the storage can do so. In this release none
+    can: every checkpoint is full."""
 
     retain: Annotated[int, Field(ge=1, le=1000)] = 3
     """So many completed checkpoints are kept; older ones are deleted after a newer one was journalled."""
