@@ -72,3 +72,9 @@ def parse_json(pipeline: cd.Pipeline, args: dict[str, Any]) -> None:
 def printed(pipeline: cd.Pipeline, args: dict[str, Any]) -> None:
     """Prints its records."""
     pipeline.from_items("items", ["one", "two"]).print("item ")
+
+
+def watched(pipeline: cd.Pipeline, args: dict[str, Any]) -> None:
+    """Lines of the files that come into a folder, for ever."""
+    source = cd.text_files(args["folder"], watch="100ms")
+    pipeline.source("lines", source).sink("out", cd.json_lines_sink(args["out"]))

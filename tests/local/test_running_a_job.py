@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from job_runs import JobFolder, processes_below
+from job_runs import JobFolder, processes_below, wait_until
 
 SUMS = {key: sum(number for number in range(1000) if number % 5 == key) for key in range(5)}
 
@@ -136,3 +136,25 @@ def test_a_job_with_volatile_storage_runs_to_its_end(folder: JobFolder) -> None:
 
     assert code == 0, output
     assert {key for key, _ in folder.rows()} == set(range(5))
+
+
+def test_files_that_come_into_a_watched_folder_are_read_once_over_a_restart(folder: JobFolder) -> None:
+    inbox = folder.path / "inbox"
+    inbox.mkdir()
+    (inbox / "1.txt").write_text("one\ntwo\n")
+    folder.write("watched", folder=str(inbox))
+    first = folder.start()
+    wait_until(lambda: len(folder.rows()) == 2)
+
+    (inbox / "2.txt").write_text("three\n")
+    wait_until(lambda: len(folder.rows()) == 3)
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=30)
+    (inbox / "3.txt").write_text("four\n")
+    second = folder.start()
+    wait_until(lambda: len(folder.rows()) == 4)
+    second.send_signal(signal.SIGINT)
+    second.communicate(timeout=30)
+
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert sorted(folder.rows()) == ["four", "one", "three", "two"]
