@@ -90,6 +90,8 @@ def _notes(options: Options, peers: Peers) -> list[str]:
         f"Throughput: records a second of all workers, from when {WARM_UP_SHARE:.0%} of the input were read until the last "
         "result reached the sink; reading and parsing included, starting up and the last checkpoint not. Two workers each; "
         f"medians of {options.runs}. Slow systems read a prefix of the same data.",
+        "Running counts: Flink and Bytewax yield one result for each record, Checkdam one for each key of those that it folded together, "
+        "at least every 100 ms.",
         "Ratio: Checkdam's throughput divided by the other's. By CPU time: the processor time that a record takes there, divided "
         "by that here, over all processes; where other work keeps the machine busy, it says more than the throughput.",
     ]

@@ -111,7 +111,7 @@ SCENARIOS: Final = (
         "count, 1,000,000 zipf keys, rocksdb",
         "word_count",
         "zipf",
-        (_us(1_200_000), _flink(1_200_000, target=3.0)),
+        (_us(3_600_000), _flink(1_200_000, target=3.0)),
         WORDS_PER_LINE,
         "rocksdb",
     ),
