@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -25,6 +26,10 @@ def openapi_document() -> dict[str, Any]:
     schemas, components = msgspec.json.schema_components(
         [*types, ErrorView], ref_template="#/components/schemas/{name}"
     )
+    for component in components.values():
+        if "description" in component:
+            # Interpreters differ in whether they keep a docstring's indentation.
+            component["description"] = inspect.cleandoc(component["description"])
     refs = iter(schemas)
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
