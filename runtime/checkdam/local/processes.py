@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from checkdam.coordinator.app import EXIT_DEPOSED
 from checkdam.core.errors import CheckdamError
 from checkdam.core.exits import describe_exit
 
@@ -29,9 +30,6 @@ GIVE_UP_AFTER: Final = 5
 
 LAST_WORDS: Final = 10
 """How many lines of its log are shown then."""
-
-EXIT_DEPOSED: Final = 3
-"""Of a coordinator that another one has fenced."""
 
 SETTLED_AFTER_S: Final = 10.0
 """A process that has lived for so long is restarted without a pause again."""
