@@ -15,6 +15,7 @@ from checkdam.core.batch import MIN_TIME, Batch
 from checkdam.core.clock import ManualClock
 from checkdam.operators.base import Operator, OperatorContext, OperatorMetrics, WatermarkFloor
 from checkdam.state.backends import BackendKind, make_backend
+from checkdam.testing.snapshots import LocalSnapshot
 
 KEY_GROUPS = 8
 
@@ -96,6 +97,6 @@ class FunctionRun:
         self.operator = self.make()
         self.backend = make_backend(self.kind, range(KEY_GROUPS), KEY_GROUPS, directory, self.clock, 64 << 20)
         if files:
-            self.backend.restore(files)
+            self.backend.restore([LocalSnapshot(files, range(KEY_GROUPS))])
         wake = self.woken.set
         self.operator.open(OperatorContext("op", 0, 1, self.backend, self.clock, self.metrics, "1.1", floor, wake), own)

@@ -12,6 +12,7 @@ from checkdam.core.batch import MIN_TIME, Batch
 from checkdam.core.clock import ManualClock
 from checkdam.operators.base import Operator, OperatorContext, OperatorMetrics, WatermarkFloor
 from checkdam.state.backends import BackendKind, make_backend
+from checkdam.testing.snapshots import LocalSnapshot
 
 KEY_GROUPS = 8
 
@@ -93,6 +94,6 @@ class OperatorRun:
             kind = "rocksdb"
         self.backend = make_backend(kind, range(KEY_GROUPS), KEY_GROUPS, folder, self.clock, 4 << 20)
         if files:
-            self.backend.restore(files)
+            self.backend.restore([LocalSnapshot(files, range(KEY_GROUPS))])
         context = OperatorContext("w", 0, 1, self.backend, self.clock, self.metrics, "1.1", floor, self._wake)
         self.operator.open(context, own)

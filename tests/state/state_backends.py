@@ -12,6 +12,7 @@ from checkdam.core.serde import serde_for
 from checkdam.state.base import LocalFile, Table, TableSpec
 from checkdam.state.hashmap import HashMapBackend
 from checkdam.state.rocksdb import RocksDbBackend
+from checkdam.testing.snapshots import LocalSnapshot
 
 MAX_PARALLELISM = 16
 MEMORY_BYTES = 8 << 20
@@ -76,7 +77,7 @@ class Workshop:
 
     def restored(self, files: list[LocalFile], key_groups: range = range(MAX_PARALLELISM)) -> Backend:
         backend = self.backend(key_groups)
-        backend.restore(files)
+        backend.restore([LocalSnapshot(files, range(MAX_PARALLELISM))])
         return backend
 
     def reopened(self, backend: Backend) -> Backend:

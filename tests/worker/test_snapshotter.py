@@ -59,7 +59,7 @@ class Backend:
         self.writers: list[Writer] = []
         self._error, self._gate, self._pause_s = error, gate, pause_s
 
-    def snapshot(self, directory: Path) -> Writer:
+    def snapshot(self, directory: Path, *, canonical: bool = False) -> Writer:
         assert list(directory.iterdir()) == []
         time.sleep(self._pause_s)
         self.writers.append(Writer(directory, self._error, self._gate))

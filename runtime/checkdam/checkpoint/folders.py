@@ -17,6 +17,7 @@ SHARED_FOLDER: Final = "shared"
 """Where files lie that several checkpoints name: `shared/<epoch>.<attempt>-<unique>`."""
 
 _CHECKPOINT = re.compile(r"chk-(\d+)-(\d+)\.(\d+)-(\d+)")
+_SAVEPOINT = re.compile(r"savepoint-(\d+)-(\d+)\.(\d+)-(\d+)")
 _SHARED = re.compile(r"(\d+)\.(\d+)-.+")
 
 
@@ -55,9 +56,31 @@ class CheckpointFolder:
         return cls(*map(int, match.groups())) if match else None
 
 
+@dataclass(frozen=True)
+class SavepointFolder:
+    """`savepoint-<id>-<epoch>.<attempt>-<attempt's try>`, the name of a savepoint's folder; attributes as `CheckpointFolder`.
+
+    A complete savepoint belongs to the user: nothing here ever deletes one unasked.
+    """
+
+    id: int
+    epoch: int
+    attempt: int
+    try_number: int = 0
+
+    def __str__(self) -> str:
+        return f"savepoint-{self.id}-{self.epoch}.{self.attempt}-{self.try_number}"
+
+    @classmethod
+    def parse(cls, name: str) -> SavepointFolder | None:
+        """The parts of a folder's name; `None` if it is no savepoint's."""
+        match = _SAVEPOINT.fullmatch(name)
+        return cls(*map(int, match.groups())) if match else None
+
+
 def number_of(folder: str) -> int:
-    """The number of the checkpoint in `folder`, by the folder's name; -1 if the name does not say."""
-    parsed = CheckpointFolder.parse(folder)
+    """The number of the checkpoint or savepoint in `folder`, by the folder's name; -1 if the name does not say."""
+    parsed = CheckpointFolder.parse(folder) or SavepointFolder.parse(folder)
     return parsed.id if parsed else -1
 
 
@@ -67,5 +90,5 @@ def writer_of(path: str) -> tuple[int, int] | None:
     if top == SHARED_FOLDER:
         match = _SHARED.fullmatch(rest.split("/", 1)[0])
         return (int(match[1]), int(match[2])) if match else None
-    folder = CheckpointFolder.parse(top)
+    folder = CheckpointFolder.parse(top) or SavepointFolder.parse(top)
     return (folder.epoch, folder.attempt) if folder else None

@@ -27,6 +27,8 @@ class FileHandle(msgspec.Struct, frozen=True, omit_defaults=True):
         sha256: Hex digest.
         inline: The bytes themselves, where they are few.
         key_group_offsets: group → (offset, length) for files written key group by key group.
+        key_groups: First key group in it and the one after the last, where that is known of a file that is not written
+            key group by key group (a RocksDB data file).
     """
 
     name: str
@@ -35,6 +37,7 @@ class FileHandle(msgspec.Struct, frozen=True, omit_defaults=True):
     path: str = ""
     inline: bytes | None = None
     key_group_offsets: dict[int, tuple[int, int]] = {}
+    key_groups: tuple[int, int] | None = None
 
 
 class SubtaskSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -103,8 +106,10 @@ class CheckpointManifest(msgspec.Struct, frozen=True, omit_defaults=True):
         operators: What the graph consisted of.
         sources: source operator id → its enumerator.
         subtasks: All subtask snapshots.
-        kind: `checkpoint` (savepoints and full checkpoints later).
+        kind: `checkpoint` or `savepoint`. Keyed state of a savepoint is in the canonical format, whatever the backend, and
+            all its files are in its own folder.
         final: Taken after all input had ended.
+        drained: A savepoint for which all event time had passed: windows have fired that were not complete.
     """
 
     version: int
@@ -123,6 +128,7 @@ class CheckpointManifest(msgspec.Struct, frozen=True, omit_defaults=True):
     processing_time_ms: int = 0
     kind: str = "checkpoint"
     final: bool = False
+    drained: bool = False
 
     @property
     def size_bytes(self) -> int:

@@ -8,7 +8,7 @@ older than the running one have left, because the running one is writing right n
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -150,6 +150,11 @@ class CheckpointStore:
             StorageError: Storage failed.
         """
         uploads.fetch_file(self.storage, handle, local)
+
+    def fetch_files(self, wanted: Sequence[tuple[FileHandle, Path]]) -> None:
+        """As `fetch_file`, for many."""
+        for handle, local in wanted:
+            self.fetch_file(handle, local)
 
     def delete_checkpoint(self, folder: str, keep: Iterable[CheckpointManifest]) -> None:
         """Delete a checkpoint that the journal has dropped: what is in its folder or named by it, but nothing that `keep` names.

@@ -43,9 +43,23 @@ class S3Options(Model):
     region: str = ""
     """The bucket's region."""
 
+    path_style: bool = False
+    """Put the bucket into the path of requests instead of the host's name, as most servers that are not Amazon's need. Always so with
+    an `endpoint` that is an IP address or `localhost`."""
+
     credentials_secret: str = ""
     """Name of a Secret of the job's namespace with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. Empty: the pods' own
-    identity."""
+    identity. In local runs the usual places of S3 clients are looked at: environment, configuration files."""
+
+
+class HdfsOptions(Model):
+    """How `hdfs://` storage is reached: through WebHDFS, at the host and port of the uri."""
+
+    user: str = ""
+    """Who Checkdam is to HDFS; empty: the environment's `HADOOP_USER_NAME`, or else the user of the process."""
+
+    tls: bool = False
+    """Whether WebHDFS is served by https."""
 
 
 class PersistentVolumeClaimOptions(Model):
@@ -78,11 +92,17 @@ class CheckpointStorage(Model):
     s3: S3Options | None = None
     """Only with `s3://`."""
 
+    hdfs: HdfsOptions | None = None
+    """Only with `hdfs://`."""
+
     persistent_volume_claim: PersistentVolumeClaimOptions | None = None
     """Only with `file://`."""
 
     memory: MemoryOptions | None = None
     """Only with `memory://`."""
+
+    parallel_transfers: Annotated[int, Field(ge=1, le=64)] = 4
+    """So many files, or parts of large ones, each worker uploads or downloads at the same time. Each takes up to 8 MiB of memory."""
 
     allow_volatile: bool = False
     """Accept that `memory://` breaks the promise of ExactlyOnce and AtMostOnce: when the coordinator is lost, the job starts afresh and
@@ -120,11 +140,21 @@ class Checkpointing(Model):
     """So many checkpoints may fail one after another; with one more the attempt fails and the job restarts from the last good one."""
 
     incremental: bool = True
-    """Upload only what the last checkpoint does not hold yet, where the state backend and the storage can do so. In this release none
-    can: every checkpoint is full."""
+    """Upload only what the last checkpoint does not hold yet, where the state backend can tell: `rocksdb` can. Otherwise, and always
+    with `false`, a checkpoint is full."""
+
+    full_every: Annotated[int, Field(ge=0)] = 0
+    """Every n-th checkpoint is full although the others are incremental, so that a chain of files that depend on each other ends there; 0: never."""
+
+    local_recovery: bool = True
+    """Workers keep the files of the last checkpoint on their own disk too, and restore from there what they still have. For `rocksdb`
+    they are links and take no room; for `hashmap` they take as much as a checkpoint."""
 
     retain: Annotated[int, Field(ge=1, le=1000)] = 3
-    """So many completed checkpoints are kept; older ones are deleted after a newer one was journalled."""
+    """At least so many completed checkpoints are kept; older ones are deleted after a newer one was journalled."""
+
+    retain_for: Duration = "0s"
+    """Checkpoints younger than this are kept too, however many; at most 1000. Savepoints are never deleted."""
 
     on_corrupt: Literal["Fail", "FallBack"] = "Fail"
     """When the newest checkpoint is damaged: `Fail` stops the job and says what is missing; `FallBack` restores the one before, and output since
@@ -147,3 +177,8 @@ class Checkpointing(Model):
     def min_pause_ms(self) -> int:
         """`minPause` in ms."""
         return parse_duration_ms(self.min_pause)
+
+    @property
+    def retain_for_ms(self) -> int:
+        """`retainFor` in ms."""
+        return parse_duration_ms(self.retain_for)

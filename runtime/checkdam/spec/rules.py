@@ -14,7 +14,7 @@ from checkdam.spec.fields import shown
 from checkdam.spec.restart import DEFAULT_INITIAL_DELAY, DEFAULT_MAX_DELAY, FIELDS_OF_STRATEGY, Restart
 from checkdam.spec.streamjob import StreamJobSpec
 
-_OPTION_OF_SCHEME: Final = {"s3": "s3", "file": "persistentVolumeClaim", "memory": "memory"}
+_OPTION_OF_SCHEME: Final = {"s3": "s3", "hdfs": "hdfs", "file": "persistentVolumeClaim", "memory": "memory"}
 _BROKEN_BY_MEMORY: Final = ("ExactlyOnce", "AtMostOnce")
 _STRATEGY_FIELDS: Final = sorted({field for fields in FIELDS_OF_STRATEGY.values() for field in fields})
 

@@ -13,11 +13,12 @@ here is called by the task thread alone, except where a method says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from checkdam.checkpoint.manifest import FileHandle
 from checkdam.core.serde import Serde
 
 Key = Any
@@ -150,6 +151,8 @@ class LocalFile:
         size_bytes: Its size.
         sha256: Hex digest of its bytes.
         key_group_offsets: For files written key group by key group: group → (offset, length) in bytes.
+        key_groups: First key group in it and the one after the last, where that is known of another file.
+        reusable: It never changes and may be named by later checkpoints too (a RocksDB data file).
     """
 
     name: str
@@ -157,6 +160,28 @@ class LocalFile:
     size_bytes: int
     sha256: str
     key_group_offsets: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    key_groups: tuple[int, int] | None = None
+    reusable: bool = False
+
+
+class StoredSnapshot(Protocol):
+    """A snapshot of one subtask's keyed state, in storage. A backend fetches what it needs of it."""
+
+    key_groups: range
+    """What it covers."""
+
+    files: Sequence[FileHandle]
+
+    def fetch(self, names: Collection[str]) -> dict[str, Path]:
+        """Bring the files of these names to this machine, verified, several at a time; returns where they are. Blocks.
+
+        They stay there until the attempt ends, and must not be changed: others may be links to the same bytes.
+
+        Raises:
+            CorruptCheckpointError: A file is missing or not what the checkpoint says.
+            StorageError: Storage failed.
+        """
+        ...
 
 
 class SnapshotWriter(Protocol):
@@ -205,12 +230,30 @@ class KeyedBackend(Protocol):
         """A barrier is on its way: start whatever makes `snapshot` short."""
         ...
 
-    def snapshot(self, directory: Path) -> SnapshotWriter:
-        """Freeze all tables and timers as they are now; files go into `directory`, which exists and is empty."""
+    def snapshot(self, directory: Path, *, canonical: bool = False) -> SnapshotWriter:
+        """Freeze all tables and timers as they are now; files go into `directory`, which exists and is empty.
+
+        Args:
+            directory: Of this snapshot alone.
+            canonical: Write the format that every backend restores, for a savepoint; else the one that is quickest here.
+        """
         ...
 
-    def restore(self, files: list[LocalFile]) -> None:
-        """Load what `snapshot` wrote, of the key groups owned here. Called once, before any `table`."""
+    def restore(self, snapshots: Sequence[StoredSnapshot]) -> None:
+        """Load, of the key groups owned here, what `snapshot` wrote in this backend or, canonically, in any.
+
+        Called once, before any `table`.
+
+        Args:
+            snapshots: They cover disjoint ranges of key groups, together at least what is owned here. Several, or one that covers
+                more, come from another parallelism: what is owned by others is clipped.
+
+        Raises:
+            CorruptCheckpointError: A file is missing or damaged.
+            IncompatibleCheckpointError: A snapshot is of a newer release or of another `maxParallelism`, or of another backend
+                and not canonical.
+            CheckpointError: Key groups that are owned here are missing.
+        """
         ...
 
     def unclaimed_tables(self) -> list[str]:

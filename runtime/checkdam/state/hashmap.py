@@ -8,16 +8,17 @@ and so is any state when the kernel refuses to fork.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from checkdam.core.clock import Clock
 from checkdam.core.keys import KeyGroups
-from checkdam.state.base import Key, LocalFile, SnapshotWriter, TableSpec
+from checkdam.state.base import Key, SnapshotWriter, StoredSnapshot, TableSpec
 from checkdam.state.hashmap_maps import HashMapMapTable, HashMapTimers
 from checkdam.state.hashmap_values import HashMapTable
 from checkdam.state.record import TimersRecord, check_same, check_spec, make_record
-from checkdam.state.restored import RestoredState
+from checkdam.state.restored import RestoredState, fetch_all
 from checkdam.state.sections import FORK_FROM_ENTRIES, SNAPSHOT_TIMEOUT_S, SectionWriter, load_part
 
 BACKEND_NAME: Final = "hashmap"
@@ -98,14 +99,14 @@ class HashMapBackend:
     def prepare(self) -> None:
         """See `KeyedBackend`. There is nothing to prepare for a fork."""
 
-    def snapshot(self, directory: Path) -> SnapshotWriter:
+    def snapshot(self, directory: Path, *, canonical: bool = False) -> SnapshotWriter:
         """See `KeyedBackend`."""
         self._restored.clear()
         specs = [table.spec for table in self._tables()]
         record = make_record(BACKEND_NAME, self.key_groups, self.max_parallelism, specs, self._timers)
         return self._writer.write(directory, self._parts(), record)
 
-    def restore(self, files: list[LocalFile]) -> None:
+    def restore(self, snapshots: Sequence[StoredSnapshot]) -> None:
         """See `KeyedBackend`.
 
         Raises:
@@ -113,7 +114,7 @@ class HashMapBackend:
             IncompatibleCheckpointError: It is of another backend, release or `maxParallelism`.
             CheckpointError: It lacks key groups that are owned here.
         """
-        self._restored.read(files, BACKEND_NAME, self.key_groups, self.max_parallelism, self._writer)
+        self._restored.read(fetch_all(snapshots[0]), BACKEND_NAME, self.key_groups, self.max_parallelism, self._writer)
 
     def unclaimed_tables(self) -> list[str]:
         """See `KeyedBackend`."""

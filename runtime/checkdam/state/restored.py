@@ -6,7 +6,7 @@ knows the type of the values. What nobody has asked for by the next snapshot is 
 
 from __future__ import annotations
 
-from checkdam.state.base import LocalFile, TableSpec
+from checkdam.state.base import LocalFile, StoredSnapshot, TableSpec
 from checkdam.state.record import SnapshotRecord, TableRecord, TimersRecord, check_covers, check_table, read_record
 from checkdam.state.sections import SectionWriter
 
@@ -68,3 +68,12 @@ class RestoredState:
         """Forget what nobody has asked for."""
         self._tables.clear()
         self._timers.clear()
+
+
+def fetch_all(snapshot: StoredSnapshot) -> list[LocalFile]:
+    """All files of a snapshot, on this machine."""
+    paths = snapshot.fetch([handle.name for handle in snapshot.files])
+    return [
+        LocalFile(handle.name, paths[handle.name], handle.size_bytes, handle.sha256, handle.key_group_offsets)
+        for handle in snapshot.files
+    ]

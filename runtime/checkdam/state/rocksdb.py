@@ -18,16 +18,17 @@ import hashlib
 import os
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from checkdam.core.clock import Clock
 from checkdam.core.errors import CheckpointError, CorruptCheckpointError
 from checkdam.core.keys import KeyGroups
-from checkdam.state.base import Key, LocalFile, SnapshotWriter, TableSpec
+from checkdam.state.base import Key, LocalFile, SnapshotWriter, StoredSnapshot, TableSpec
 from checkdam.state.forked import delete_contents
 from checkdam.state.record import TableRecord, TimersRecord, check_same, check_spec, make_record
-from checkdam.state.restored import RestoredState
+from checkdam.state.restored import RestoredState, fetch_all
 from checkdam.state.rocksdb_cache import CacheBudget
 from checkdam.state.rocksdb_maps import RocksDbMapTable
 from checkdam.state.rocksdb_rows import RowMaker, pack_group
@@ -213,7 +214,7 @@ class RocksDbBackend:
         """See `KeyedBackend`. Memtables are written to files in the background."""
         self._store().start_flush()
 
-    def snapshot(self, directory: Path) -> SnapshotWriter:
+    def snapshot(self, directory: Path, *, canonical: bool = False) -> SnapshotWriter:
         """See `KeyedBackend`."""
         changes = None
         try:
@@ -234,7 +235,7 @@ class RocksDbBackend:
         self._snapshot_ms = now_ms
         return RocksDbSnapshot(directory, changes, None, self._digests)
 
-    def restore(self, files: list[LocalFile]) -> None:
+    def restore(self, snapshots: Sequence[StoredSnapshot]) -> None:
         """See `KeyedBackend`. The files are linked, or copied, and stay as they are.
 
         Raises:
@@ -242,6 +243,7 @@ class RocksDbBackend:
             IncompatibleCheckpointError: It is of another backend, release or `maxParallelism`.
             CheckpointError: It lacks key groups that are owned here.
         """
+        files = fetch_all(snapshots[0])
         record = self._restored.read(files, BACKEND_NAME, self.key_groups, self.max_parallelism, self._writer)
         prefix = f"{DATABASE_FOLDER}/"
         for file in files:

@@ -7,13 +7,13 @@ encoded then and again later, and a difference that was not announced is an erro
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from checkdam.core.errors import CheckdamError
 from checkdam.core.serde import Serde
-from checkdam.state.base import KeyedBackend, LocalFile, MapTable, SnapshotWriter, Table, TableSpec, Timers
+from checkdam.state.base import KeyedBackend, MapTable, SnapshotWriter, StoredSnapshot, Table, TableSpec, Timers
 
 _MISSING: Final = object()
 
@@ -168,12 +168,12 @@ class CheckedBackend:
     def prepare(self) -> None:
         self._inner.prepare()
 
-    def snapshot(self, directory: Path) -> SnapshotWriter:
+    def snapshot(self, directory: Path, *, canonical: bool = False) -> SnapshotWriter:
         self.check()
-        return self._inner.snapshot(directory)
+        return self._inner.snapshot(directory, canonical=canonical)
 
-    def restore(self, files: list[LocalFile]) -> None:
-        self._inner.restore(files)
+    def restore(self, snapshots: Sequence[StoredSnapshot]) -> None:
+        self._inner.restore(snapshots)
 
     def unclaimed_tables(self) -> list[str]:
         return self._inner.unclaimed_tables()

@@ -18,6 +18,8 @@ import msgspec
 from checkdam.api.entrypoint import build_graph
 from checkdam.checkpoint.manifest import FORMAT_VERSION, CheckpointManifest, SourceSnapshot, SubtaskSnapshot
 from checkdam.checkpoint.storage.memory import MemoryStorage
+from checkdam.checkpoint.store import CheckpointStore
+from checkdam.checkpoint.stored import FetchedSnapshot
 from checkdam.connectors.callbacks import CollectSink, forget_collected
 from checkdam.core.clock import ManualClock
 from checkdam.core.errors import CheckdamError, CheckpointError, PipelineError
@@ -26,7 +28,7 @@ from checkdam.graph.plan import fingerprint, make_plan, operator_infos
 from checkdam.operators.base import CommittingOperator
 from checkdam.operators.sink import DirectSinkOperator, TwoPhaseSinkOperator
 from checkdam.state.backends import BackendKind, make_backend
-from checkdam.state.base import KeyedBackend, LocalFile
+from checkdam.state.base import KeyedBackend
 from checkdam.testing.checked_state import CheckedBackend
 from checkdam.testing.loopback import ImmediateExecutor, LoopbackHub, LoopbackNetwork
 from checkdam.testing.sources import ScriptedSource
@@ -325,6 +327,7 @@ class Harness:
         folder.mkdir()
         executor = ImmediateExecutor()
         storage = MemoryStorage()
+        store = CheckpointStore(storage)
         snapshots = Snapshotter(
             attempt, index, len(self._plan.stages), storage, folder, self._messages.append, self.clock, executor
         )
@@ -359,7 +362,9 @@ class Harness:
             clock=self.clock,
             port=_Port(self._reserved, grant),
             make_backend=lambda stage, groups: self._make_backend(folder / "state" / stage, groups),
-            fetch=lambda snapshot: _inline_files(snapshot, folder / "restore" / snapshot.stage),
+            stored=lambda snapshot: FetchedSnapshot(
+                snapshot, folder / "restore" / f"{snapshot.stage}-{snapshot.subtask}", store.fetch_files
+            ),
             wake=wake,
             on_barrier=loop.on_barrier,
         )
@@ -419,13 +424,3 @@ def _check_arguments(parallelism: int, max_parallelism: int, mode: str) -> None:
         raise PipelineError(
             f"`parallelism` must be in 1..{max_parallelism}, which is `max_parallelism` (got {parallelism})"
         )
-
-
-def _inline_files(snapshot: SubtaskSnapshot, folder: Path) -> list[LocalFile]:
-    files = []
-    for handle in snapshot.files:
-        path = folder / handle.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(handle.inline or b"")
-        files.append(LocalFile(handle.name, path, handle.size_bytes, handle.sha256, handle.key_group_offsets))
-    return files

@@ -210,13 +210,22 @@ class Reserved(Message, frozen=True):
 
 
 class Trigger(Message, frozen=True):
-    """Take checkpoint `checkpoint`; files go below `folder`. `stop`: sources read nothing after this barrier."""
+    """Take checkpoint `checkpoint`; files of its own go below `folder`.
+
+    Attributes:
+        base: The checkpoint whose files may be named again; −1 for none, which makes this one full.
+        stop: Sources read nothing after this barrier.
+        savepoint: Keyed state is written in the canonical format, self-contained; no sink commits when it has completed.
+        drain: With `stop`: all event time passes before the barrier (watermark +∞), so that every window fires.
+    """
 
     attempt: AttemptId
     checkpoint: int
     folder: str
     base: int
     stop: bool = False
+    savepoint: bool = False
+    drain: bool = False
 
 
 class Prepare(Message, frozen=True):

@@ -19,7 +19,7 @@ from checkdam.graph.model import Partition
 from checkdam.graph.plan import Plan, Stage, StageInput, StageOutput
 from checkdam.operators.base import OperatorContext, OperatorMetrics, WatermarkFloor
 from checkdam.operators.source import SourceOperator, SourcePort
-from checkdam.state.base import KeyedBackend, LocalFile
+from checkdam.state.base import KeyedBackend, StoredSnapshot
 from checkdam.worker.channels import Input, Link, LocalLink, Output
 from checkdam.worker.partition import make_emit
 from checkdam.worker.subtask import Exit, Parts, Subtask
@@ -67,7 +67,7 @@ class Surroundings:
         clock: Its clocks.
         port: The way of sources to the coordinator.
         make_backend: Stage id and key groups → an empty keyed backend.
-        fetch: A snapshot's files → the same files on this machine, verified.
+        stored: A snapshot of a keyed stage → what a backend restores from.
         wake: Makes the task loop look again; thread-safe.
         on_barrier: Called with an aligned subtask and the checkpoint.
     """
@@ -76,7 +76,7 @@ class Surroundings:
     clock: Clock
     port: SourcePort
     make_backend: Callable[[str, range], KeyedBackend]
-    fetch: Callable[[SubtaskSnapshot], list[LocalFile]]
+    stored: Callable[[SubtaskSnapshot], StoredSnapshot]
     wake: Callable[[], None]
     on_barrier: Callable[[Subtask, int], None]
 
@@ -204,9 +204,9 @@ def _backend(
 ) -> KeyedBackend:
     groups = key_group_range(settings.max_parallelism, settings.parallelism, settings.index)
     backend = around.make_backend(stage.id, groups)
-    files = [file for snapshot in snapshots for file in around.fetch(snapshot)]
-    if files:
-        backend.restore(files)
+    keyed = [snapshot for snapshot in snapshots if snapshot.key_groups is not None]
+    if keyed:
+        backend.restore([around.stored(snapshot) for snapshot in keyed])
     return backend
 
 

@@ -151,7 +151,7 @@ class Snapshotter:
         if subtask.backend is not None:
             directory = pending.directory / subtask.stage.id
             directory.mkdir(parents=True)
-            writer = subtask.backend.snapshot(directory)
+            writer = subtask.backend.snapshot(directory, canonical=pending.trigger.savepoint)
             key_groups = (subtask.backend.key_groups.start, subtask.backend.key_groups.stop)
         snapshot = SubtaskSnapshot(subtask.stage.id, self._index, key_groups, subtask.reached_ms, operators)
         return snapshot, writer

@@ -32,6 +32,7 @@ import psutil
 from checkdam.checkpoint.manifest import SubtaskSnapshot
 from checkdam.checkpoint.storage.base import Storage
 from checkdam.checkpoint.store import CheckpointStore
+from checkdam.checkpoint.stored import FetchedSnapshot
 from checkdam.core.clock import SystemClock
 from checkdam.core.errors import (
     CheckdamError,
@@ -46,7 +47,7 @@ from checkdam.graph.plan import Plan, fingerprint
 from checkdam.operators.base import CommittingOperator
 from checkdam.spec.streamjob import StreamJob
 from checkdam.state.backends import make_backend
-from checkdam.state.base import KeyedBackend, LocalFile
+from checkdam.state.base import KeyedBackend, StoredSnapshot
 from checkdam.wire.messages import (
     Deploy,
     Failed,
@@ -227,7 +228,7 @@ class TaskProcess:
             clock=self._clock,
             port=_Port(self),
             make_backend=self._make_backend,
-            fetch=self._fetch,
+            stored=self._stored,
             wake=self._loop.wake,
             on_barrier=self._loop.on_barrier,
         )
@@ -260,14 +261,9 @@ class TaskProcess:
             groups=self._groups,
         )
 
-    def _fetch(self, snapshot: SubtaskSnapshot) -> list[LocalFile]:
-        files = []
-        for handle in snapshot.files:
-            path = self._setup.directory / "restore" / snapshot.stage / handle.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._store.fetch_file(handle, path)
-            files.append(LocalFile(handle.name, path, handle.size_bytes, handle.sha256, handle.key_group_offsets))
-        return files
+    def _stored(self, snapshot: SubtaskSnapshot) -> StoredSnapshot:
+        directory = self._setup.directory / "restore" / f"{snapshot.stage}-{snapshot.subtask}"
+        return FetchedSnapshot(snapshot, directory, self._store.fetch_files)
 
     def _post(self, work: Callable[[], None]) -> None:
         self._loop.post(work)
