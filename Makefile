@@ -9,7 +9,7 @@ ROOTS  := runtime $(if $(wildcard operator/*/*.py),operator)
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format unit faults soak bench docs-reference clean
+.PHONY: help install demo test lint format parts unit faults soak bench bench-state docs-reference clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,10 +37,13 @@ format: $(STAMP) ## put the code into the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-unit: $(STAMP) ## the tests alone
+parts: $(STAMP) ## get the real servers that tests run against, once (needs Go, Java and Maven)
+	$(BIN)/python tests/real_parts/install_parts.py
+
+unit: parts ## the tests alone
 	$(BIN)/pytest -n 2 $(ARGS)
 
-faults: $(STAMP) ## kill processes at random moments, at least 60 seeded runs
+faults: $(STAMP) ## kill processes and break storage at random moments, 96 seeded runs
 	$(BIN)/python tests/faults/run.py $(ARGS)
 
 soak: $(STAMP) ## ten minutes at a steady rate with a kill every 20 seconds
@@ -48,6 +51,9 @@ soak: $(STAMP) ## ten minutes at a steady rate with a kill every 20 seconds
 
 bench: $(STAMP) ## measure speed and print one table
 	$(BIN)/python bench/run.py $(ARGS)
+
+bench-state: $(STAMP) ## measure storing, restoring and moving state, on a real S3 server
+	$(BIN)/python bench/state.py $(ARGS)
 
 docs-reference: $(STAMP) ## make the pages of docs/reference from the models
 	$(BIN)/python -m checkdam.spec.reference docs/reference/streamjob.md

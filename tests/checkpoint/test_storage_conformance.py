@@ -4,27 +4,49 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from faulty import FaultyStorage
+from s3_server import S3Bucket
 
 from checkdam.checkpoint.storage.base import Storage
 from checkdam.checkpoint.storage.file import FileStorage
+from checkdam.checkpoint.storage.generic import FsspecStorage
+from checkdam.checkpoint.storage.hdfs import HdfsStorage
 from checkdam.checkpoint.storage.memory import MemoryStorage
+from checkdam.checkpoint.storage.s3 import S3Storage
 from checkdam.core.errors import AlreadyExistsError, NotFoundError, StorageError
+from checkdam.spec.checkpoint import HdfsOptions, S3Options
 
-IMPLEMENTATIONS: dict[str, Callable[[Path], Storage]] = {
-    "file": lambda folder: FileStorage(folder / "deep" / "job"),
-    "memory": lambda folder: MemoryStorage("ns/job"),
-    "faulty without faults": lambda folder: FaultyStorage(MemoryStorage("ns/job")),
+
+def s3(request: pytest.FixtureRequest) -> Storage:
+    bucket: S3Bucket = request.getfixturevalue("s3_bucket")
+    return S3Storage(f"{bucket.uri}/deep/job", S3Options(endpoint=bucket.server.endpoint))
+
+
+def hdfs(request: pytest.FixtureRequest) -> Storage:
+    return HdfsStorage(f"{request.getfixturevalue('hdfs_uri')}/deep/job", HdfsOptions())
+
+
+IMPLEMENTATIONS: dict[str, Callable[[Path, pytest.FixtureRequest], Storage]] = {
+    "file": lambda folder, request: FileStorage(folder / "deep" / "job"),
+    "memory": lambda folder, request: MemoryStorage("ns/job"),
+    "s3": lambda folder, request: s3(request),
+    "hdfs": lambda folder, request: hdfs(request),
+    # Of fsspec's filesystems: one with exclusive create, and one that lives in this process. What none of them promises, one winner
+    # among several processes and whole files after a crash, is not asked here: `FsspecStorage` says so.
+    "fsspec over a local folder": lambda folder, request: FsspecStorage(f"local://{folder}/deep/job"),
+    "fsspec over memory": lambda folder, request: FsspecStorage(f"memory://{uuid.uuid4().hex}/deep/job"),
+    "faulty without faults": lambda folder, request: FaultyStorage(MemoryStorage("ns/job")),
 }
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    return IMPLEMENTATIONS[request.param](tmp_path / "storage")
+    return IMPLEMENTATIONS[request.param](tmp_path / "storage", request)
 
 
 def names(storage: Storage, prefix: str = "") -> set[str]:

@@ -20,24 +20,33 @@ _URIS: Final = re.compile(
     | file://(/|\.{1,2}(/|$))[^?\#]*
     | hdfs://[^/?\#]*/[^?\#]*
     | memory://
+    | (?!(s3|file|hdfs|memory):)[a-z][-a-z0-9+.]*://[^?\#]+
     """,
     re.VERBOSE | re.ASCII,
 )
+_ENDPOINT: Final = re.compile(r"https?://[^/?#@\s]+/?", re.ASCII)
 
 
 def _uri(text: str) -> str:
     if not _URIS.fullmatch(text):
         raise ValueError(
             "must be s3://bucket/prefix, file:///folder, file://./folder (below the manifest's folder, for local runs), "
-            f"hdfs://host:port/folder or memory:// (got {shown(text)})"
+            f"hdfs://host:port/folder, memory://, or a uri that fsspec knows (got {shown(text)})"
         )
+    return text
+
+
+def _endpoint(text: str) -> str:
+    if text and not _ENDPOINT.fullmatch(text):
+        # Not shown: what is before an `@` may be a password.
+        raise ValueError("must be a server's URL such as https://minio.example:9000, without user, path or query")
     return text
 
 
 class S3Options(Model):
     """How `s3://` storage is reached; what is left out comes from the environment, as for every S3 client."""
 
-    endpoint: str = ""
+    endpoint: Annotated[str, AfterValidator(_endpoint)] = ""
     """URL of the server, for S3 that is not Amazon's."""
 
     region: str = ""
@@ -48,12 +57,14 @@ class S3Options(Model):
     an `endpoint` that is an IP address or `localhost`."""
 
     credentials_secret: str = ""
-    """Name of a Secret of the job's namespace with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. Empty: the pods' own
-    identity. In local runs the usual places of S3 clients are looked at: environment, configuration files."""
+    """Name of a Secret of the job's namespace with the keys `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, if they are temporary,
+    `AWS_SESSION_TOKEN`; read again when they change. Empty: the pods' own identity. Where no Secrets are mounted, as in local runs, the
+    usual places of S3 clients are looked at: environment, configuration files."""
 
 
 class HdfsOptions(Model):
-    """How `hdfs://` storage is reached: through WebHDFS, at the host and port of the uri."""
+    """How `hdfs://` storage is reached: through WebHDFS, at the hosts and ports of the uri. The port is `dfs.namenode.http-address`'s, 9870
+    if left out; several namenodes are separated by commas."""
 
     user: str = ""
     """Who Checkdam is to HDFS; empty: the environment's `HADOOP_USER_NAME`, or else the user of the process."""
@@ -87,7 +98,7 @@ class CheckpointStorage(Model):
     uri: Annotated[str, AfterValidator(_uri)]
     """`s3://bucket/prefix`, `file:///folder` (a volume that all pods share), `hdfs://host:port/folder`, or `memory://` (in the
     coordinator, lost with it). The job's folder below it is its job id. `file://./folder` is taken from the manifest's folder, in
-    local runs only."""
+    local runs only. Any other scheme is left to fsspec, as a best effort without the promises of these four."""
 
     s3: S3Options | None = None
     """Only with `s3://`."""
@@ -110,7 +121,7 @@ class CheckpointStorage(Model):
 
     @property
     def scheme(self) -> str:
-        """`s3`, `file`, `hdfs` or `memory`."""
+        """`s3`, `file`, `hdfs`, `memory`, or one of fsspec's."""
         return urlsplit(self.uri).scheme
 
     @property
@@ -144,17 +155,19 @@ class Checkpointing(Model):
     with `false`, a checkpoint is full."""
 
     full_every: Annotated[int, Field(ge=0)] = 0
-    """Every n-th checkpoint is full although the others are incremental, so that a chain of files that depend on each other ends there; 0: never."""
+    """Every n-th checkpoint is full although the others are incremental, so that damage to a file in storage cannot be handed on for ever;
+    0: none has to be. The first one after a change of parallelism or from a savepoint is full in any case."""
 
     local_recovery: bool = True
-    """Workers keep the files of the last checkpoint on their own disk too, and restore from there what they still have. For `rocksdb`
-    they are links and take no room; for `hashmap` they take as much as a checkpoint."""
+    """Workers keep the files of the last checkpoint on their own disk too, and restore from there what they still have, if it is still
+    the same disk, boot and bytes. For `rocksdb` they are links, which take room only for what it has replaced since; for
+    `hashmap` they take as much as a checkpoint."""
 
     retain: Annotated[int, Field(ge=1, le=1000)] = 3
     """At least so many completed checkpoints are kept; older ones are deleted after a newer one was journalled."""
 
     retain_for: Duration = "0s"
-    """Checkpoints younger than this are kept too, however many; at most 1000. Savepoints are never deleted."""
+    """Checkpoints that were taken less than this before the newest are kept too, up to 1000 in all. Savepoints are never deleted."""
 
     on_corrupt: Literal["Fail", "FallBack"] = "Fail"
     """When the newest checkpoint is damaged: `Fail` stops the job and says what is missing; `FallBack` restores the one before, and output since

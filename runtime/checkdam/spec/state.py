@@ -13,8 +13,8 @@ class RocksDBOptions(Model):
     """Options of the backend `rocksdb`; without effect for `hashmap`, so that one word changes the backend."""
 
     memory: Quantity = "256Mi"
-    """Upper bound, for each worker, of the write-back cache, memtables and block cache together. More of it means fewer reads from disk;
-    the container's memory limit must leave room for it."""
+    """Upper bound, for each worker, of what RocksDB state takes of its memory, whatever its size: two thirds are caches, which save reads
+    from disk, and the rest is for compactions and memory that the allocator keeps. The container's memory limit must leave room for it."""
 
     @property
     def memory_bytes(self) -> int:

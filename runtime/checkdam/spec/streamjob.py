@@ -137,7 +137,7 @@ class StreamJobSpec(Model):
     """How changes reach a running job."""
 
     restore_from: str = ""
-    """What the job starts from: the name of a Savepoint, the uri of a checkpoint, or `Fresh` to start over. Empty: from the journal if there is one."""
+    """What the job starts from: the name of a Savepoint, the uri of a savepoint or checkpoint, or `Fresh` to start over. Empty: from the journal if there is one."""
 
     allow_pickle: bool = True
     """Whether values of undeclared types may be pickled. Who can write the checkpoint storage can then run code in the workers; `false` demands
