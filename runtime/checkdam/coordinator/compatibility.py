@@ -7,13 +7,16 @@ What no flag can allow is state that cannot be read, and output that would be lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from checkdam.checkpoint.manifest import CheckpointManifest, OperatorInfo
+from checkdam.coordinator.redistribution import check_key_groups
 from checkdam.core.errors import IncompatibleCheckpointError
+from checkdam.core.evolution import differences
 from checkdam.graph.model import Graph
 from checkdam.graph.plan import operator_infos
 
@@ -28,94 +31,144 @@ def check_compatible(
     *,
     where: str,
     job_id: str,
-    parallelism: int,
     max_parallelism: int,
     allow_non_restored: bool,
     committed: bool,
 ) -> None:
-    """Check that `manifest` can be restored into `graph`.
+    """Check that `manifest` can be restored into `graph`, with any parallelism up to its `maxParallelism`.
 
     Args:
         manifest: The checkpoint.
         graph: What is to run.
         where: Names the checkpoint in errors.
         job_id: Of the job that is to run.
-        parallelism: Of the job that is to run.
         max_parallelism: Of the job that is to run.
         allow_non_restored: The user accepts that state is dropped, or that operators start empty.
         committed: Everything that the checkpoint's sinks had prepared is known to be committed.
 
     Raises:
         IncompatibleCheckpointError: It cannot; the message says why and what to do.
+        CorruptCheckpointError: It lacks key groups.
     """
     if manifest.max_parallelism != max_parallelism:
         raise IncompatibleCheckpointError(
             f"{where} was taken with `spec.maxParallelism` {manifest.max_parallelism}, which cannot be changed "
             f"(got {max_parallelism}): its keys lie in {manifest.max_parallelism} key groups"
         )
-    if manifest.parallelism != parallelism:
-        raise IncompatibleCheckpointError(
-            f"{where} was taken with `spec.parallelism` {manifest.parallelism} (got {parallelism}); this release cannot "
-            "redistribute state, so keep the parallelism or start over"
-        )
+    check_key_groups(manifest, where)
     if manifest.job_id != job_id and not allow_non_restored:
         raise IncompatibleCheckpointError(
             f"{where} is of job `{manifest.job_id}`, not of `{job_id}`; to start from it all the same, {_FLAG}"
         )
-    found = {info.id: info for info in operator_infos(graph)}
-    stored = {info.id: info for info in manifest.operators}
-    for info in stored.values():
-        if info.id in found:
-            _check_same(info, found[info.id], where)
-        else:
-            _check_removed(info, manifest, where, allow_non_restored, committed)
-    if not allow_non_restored:
-        _check_added([info for info in found.values() if info.id not in stored], graph, where)
+    problems = list(_Judgement(manifest, where, allow_non_restored, committed).of_graph(graph))
+    if problems:
+        raise IncompatibleCheckpointError("\n".join(problems))
 
 
-def _check_same(before: OperatorInfo, now: OperatorInfo, where: str) -> None:
-    if before.kind != now.kind:
-        raise IncompatibleCheckpointError(
-            f"operator `{now.id}` is a {now.kind} now but was a {before.kind} in {where}; give operators names of their own, "
-            f"so that they keep their state when others are added, and to drop the old state {_FLAG} and rename it"
-        )
-    for table, serde in before.state.items():
-        if table in now.state and now.state[table] != serde:
-            raise IncompatibleCheckpointError(
-                f"the state `{table}` of operator `{now.id}` is of type {now.state[table]} now but was {serde} in {where}; "
-                f"keep the type, or rename the operator and {_FLAG} to start it empty"
+@dataclass(frozen=True)
+class _Judgement:
+    """Compares a checkpoint with a graph, operator by operator; every problem is one sentence.
+
+    Attributes:
+        manifest, where, allow_non_restored, committed: As for `check_compatible`.
+    """
+
+    manifest: CheckpointManifest
+    where: str
+    allow_non_restored: bool
+    committed: bool
+
+    def of_graph(self, graph: Graph) -> Iterator[str]:
+        """All problems."""
+        found = {info.id: info for info in operator_infos(graph)}
+        carried = {info.id for info in self.manifest.operators if info.id in found and info.kind == found[info.id].kind}
+        for before in self.manifest.operators:
+            now = found.get(before.id)
+            if now is None:
+                yield from self._removed(before)
+            elif before.kind == now.kind:
+                yield from self._changed_sink(before, now) if before.two_phase else self._changed_state(before, now)
+            elif self._has_state(before):
+                yield (
+                    f"operator `{now.id}` is of the kind `{now.kind}` now but was of the kind `{before.kind}` in {self.where}; give operators names of "
+                    f"their own, so that they keep their state when others are added, and to drop the old state {_FLAG} and "
+                    "rename it"
+                )
+        if not self.allow_non_restored:
+            for node in graph.nodes.values():
+                if (node.keyed or node.source is not None) and node.id not in carried:
+                    yield (
+                        f"operator `{node.id}` ({node.kind}) has no state in {self.where}; if another one was renamed, give it "
+                        f"its old name; to let a new one start empty, {_FLAG}"
+                    )
+
+    def _removed(self, before: OperatorInfo) -> Iterator[str]:
+        if before.two_phase:
+            if self._has_pending(before) and not self.committed:
+                yield (
+                    f"sink `{before.id}` is not in the pipeline any more, but {self.where} holds output of it that may not be "
+                    "committed yet; run the job with the sink and stop it with a checkpoint, then remove the sink"
+                )
+        elif self._has_state(before) and not self.allow_non_restored:
+            yield (
+                f"operator `{before.id}` ({before.kind}) has state in {self.where} but is not in the pipeline any more; if it "
+                f"was renamed, give it its old name; to drop its state, {_FLAG}"
             )
 
-
-def _check_removed(
-    info: OperatorInfo, manifest: CheckpointManifest, where: str, allow_non_restored: bool, committed: bool
-) -> None:
-    own = [
-        snapshot.operators[info.id]
-        for snapshot in manifest.subtasks
-        if snapshot.operators.get(info.id, b"") not in _NOTHING
-    ]
-    if info.two_phase and not committed and any(_holds_anything(_decoded(data)) for data in own):
-        raise IncompatibleCheckpointError(
-            f"sink `{info.id}` is not in the pipeline any more, but {where} holds output of it that may not be committed yet; "
-            "run the job with the sink and stop it with a checkpoint, then remove the sink"
-        )
-    has_state = bool(info.state or own or info.id in manifest.sources)
-    if has_state and not allow_non_restored and not (info.two_phase and not info.state):
-        raise IncompatibleCheckpointError(
-            f"operator `{info.id}` ({info.kind}) has state in {where} but is not in the pipeline any more; "
-            f"to drop its state, {_FLAG}"
-        )
-
-
-def _check_added(infos: Sequence[OperatorInfo], graph: Graph, where: str) -> None:
-    for info in infos:
-        node = graph.nodes[info.id]
-        if node.keyed or node.source is not None:
-            raise IncompatibleCheckpointError(
-                f"operator `{info.id}` ({info.kind}) has no state in {where}; was another one renamed? "
-                f"To let it start empty, {_FLAG}"
+    def _changed_sink(self, before: OperatorInfo, now: OperatorInfo) -> Iterator[str]:
+        """What a sink had prepared must be understood by the one that is there now, or must not be needed any more."""
+        same = (before.two_phase, before.state) == (now.two_phase, now.state)
+        if not same and self._has_pending(before) and (now.two_phase or not self.committed):
+            yield (
+                f"sink `{now.id}` is another kind of sink now, but {self.where} holds output of the old one that may not be "
+                "committed yet; run the job with the old sink and stop it with a checkpoint, then give the new one another name"
             )
+
+    def _changed_state(self, before: OperatorInfo, now: OperatorInfo) -> Iterator[str]:
+        for table, stored in before.state.items():
+            declared = now.state.get(table)
+            if declared is None:
+                if not self.allow_non_restored:
+                    yield (
+                        f"operator `{now.id}` ({now.kind}) has the state `{table}` in {self.where} but does not declare it any "
+                        f"more; if it was renamed, give it its old name; to drop what is stored, {_FLAG}"
+                    )
+            elif reasons := _reasons(before, now, table):
+                yield (
+                    f"state `{table}` of operator `{now.id}` is declared as `{_type_name(declared)}` now, but {self.where} has it "
+                    f"as `{_type_name(stored)}`: {'; '.join(reasons)}. Otherwise keep the old type, or give the state, or the "
+                    f"operator, another name and {_FLAG} to drop what is stored"
+                )
+
+    def _has_state(self, info: OperatorInfo) -> bool:
+        # An operator with keyed state heads its stage; timers alone are state, too.
+        keyed = any(each.stage == info.id and each.key_groups is not None for each in self.manifest.subtasks)
+        return keyed or bool(info.state) or info.id in self.manifest.sources or bool(self._own(info))
+
+    def _has_pending(self, sink: OperatorInfo) -> bool:
+        return any(_holds_anything(_decoded(data)) for data in self._own(sink))
+
+    def _own(self, info: OperatorInfo) -> list[bytes]:
+        """What the operator's subtasks stored beside tables."""
+        stored = (snapshot.operators.get(info.id, b"") for snapshot in self.manifest.subtasks)
+        return [data for data in stored if data not in _NOTHING]
+
+
+def _reasons(before: OperatorInfo, now: OperatorInfo, table: str) -> list[str]:
+    """Why what is stored in a table cannot be read as what is declared now."""
+    stored, declared = before.state[table], now.state[table]
+    if not before.schemas.get(table) or table not in now.schemas:
+        return [] if stored == declared else ["what is stored as the one cannot be read as the other"]
+    kind_before, kind_now = stored.partition(":")[0], declared.partition(":")[0]
+    if kind_before != kind_now:
+        return [f"a {kind_before} state cannot become a {kind_now} state"]
+    found = [reason for schema in before.schemas[table] for reason in differences(schema, now.schemas[table][-1])]
+    return list(dict.fromkeys(found))
+
+
+def _type_name(state: str) -> str:
+    """The type out of a table's kind and serde, such as `value:msgpack:int`."""
+    return state.partition(":")[2].removeprefix("msgpack:") or state
 
 
 def _decoded(data: bytes) -> Any:

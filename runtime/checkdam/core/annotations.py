@@ -11,7 +11,8 @@ import inspect
 import types
 import typing
 from collections import abc
-from typing import Annotated, Any, Final, Literal, Union
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, TypeVar, Union
 
 from checkdam.core.names import class_name
 
@@ -87,6 +88,14 @@ def plain_type(declared: Any) -> Any:
             declared = declared.__value__  # a `type` alias of Python 3.12
         else:
             return types.NoneType if declared is None else declared
+
+
+def with_variables(declared: Any, variables: Mapping[Any, Any]) -> Any:
+    """A type with the type variables in it replaced by what they stand for, where that is known."""
+    if isinstance(declared, TypeVar):
+        return variables.get(declared, declared)
+    parameters = () if isinstance(declared, type) else getattr(declared, "__parameters__", ())
+    return declared[tuple(variables.get(each, each) for each in parameters)] if parameters else declared
 
 
 def is_union(declared: Any) -> bool:

@@ -14,13 +14,12 @@ import enum
 import types
 import typing
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 import msgspec
 
-from checkdam.core.annotations import is_union, plain_type, type_text
+from checkdam.core.annotations import is_union, plain_type, type_text, with_variables
 from checkdam.core.names import class_name, why_out_of_reach
 
 _SCALARS: Final = frozenset(
@@ -61,7 +60,7 @@ class Findings:
 def examine(declared: Any) -> Findings:
     """Walk a declared type and the fields of the classes in it."""
     findings = Findings()
-    _walk(declared, {}, findings)
+    _walk(declared, findings)
     return findings
 
 
@@ -78,10 +77,8 @@ def exact_types(declared: Any) -> frozenset[type]:
     return frozenset({dict if typing.is_typeddict(cls) else cls})
 
 
-def _walk(declared: Any, variables: Mapping[Any, Any], findings: Findings) -> None:
+def _walk(declared: Any, findings: Findings) -> None:
     declared = plain_type(declared)
-    if isinstance(declared, TypeVar):
-        declared = plain_type(variables.get(declared, declared))
     origin, arguments = typing.get_origin(declared), typing.get_args(declared)
     if origin is Literal:
         if not _LITERALS.issuperset(map(type, arguments)):
@@ -89,10 +86,9 @@ def _walk(declared: Any, variables: Mapping[Any, Any], findings: Findings) -> No
     elif origin in _CONTAINERS or is_union(declared):
         for argument in arguments:
             if argument is not Ellipsis:
-                _walk(argument, variables, findings)
+                _walk(argument, findings)
     elif isinstance(origin or declared, type):
-        bound = tuple(variables.get(argument, argument) for argument in arguments)
-        _walk_class(origin or declared, bound, findings)
+        _walk_class(origin or declared, arguments, findings)
     else:
         _note(findings, f"`{type_text(declared)}` does not say what its values are")
 
@@ -110,7 +106,7 @@ def _walk_class(cls: Any, arguments: tuple[Any, ...], findings: Findings) -> Non
     else:
         variables = dict(zip(getattr(cls, "__parameters__", ()), arguments, strict=False))
         for field_type in _field_types(cls, findings):
-            _walk(field_type, variables, findings)
+            _walk(with_variables(field_type, variables), findings)
 
 
 def _field_types(cls: Any, findings: Findings) -> list[Any]:

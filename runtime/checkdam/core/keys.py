@@ -124,6 +124,7 @@ def check_key_types(keys: list[Any]) -> bool:
 # Lists of keys, for the wire
 
 _PLAIN_MODE, _TUPLE_MODE, _TABLE_MODE = b"\x00", b"\x01", b"\x02"
+_SCALAR_TAGS: Final = frozenset(encode_key(key)[0] for key in (0, 0.5, "", b""))
 _msgpack = msgspec.msgpack.Encoder()
 _plain_decoder = msgspec.msgpack.Decoder(list[Any])
 _tuple_decoder = msgspec.msgpack.Decoder(list[tuple[Any, ...]])
@@ -171,6 +172,27 @@ def decode_keys(data: bytes | memoryview) -> list[Any]:
     return [distinct[index] for index in indices]
 
 
+def split_keys(data: bytes | memoryview) -> list[bytes]:
+    """What `encode_key` makes of each key that `encode_keys` was given, without the classes that keys may be of.
+
+    Raises:
+        ValueError: These are not the bytes of a list of keys.
+    """
+    if bytes(data[:1]) != _TABLE_MODE:
+        return list(map(encode_key, decode_keys(data)))
+    encoded, indices = _table_decoder.decode(memoryview(data)[1:])
+    return [encoded[index] for index in indices]
+
+
+def join_keys(encoded: list[bytes]) -> bytes:
+    """What `encode_keys` makes of keys that are given as `encode_key` made them, without the classes that they may be of."""
+    if _SCALAR_TAGS.issuperset([key[0] for key in encoded]):
+        return encode_keys(list(map(decode_key, encoded)))
+    places: dict[bytes, int] = {}
+    indices = [places.setdefault(key, len(places)) for key in encoded]
+    return _TABLE_MODE + _msgpack.encode((list(places), indices))
+
+
 def _encode_table(keys: list[Any]) -> bytes:
     table: dict[Any, int] = {}
     try:
@@ -191,8 +213,10 @@ __all__ = [
     "decode_keys",
     "encode_key",
     "encode_keys",
+    "join_keys",
     "key_group",
     "key_group_range",
     "key_hash",
     "owner_of",
+    "split_keys",
 ]

@@ -2,8 +2,9 @@
 
 A *declared* type (built-in, dataclass, msgspec Struct, TypedDict, NamedTuple, and containers and unions of these) travels
 as MessagePack with a typed decoder: fast, readable by processes that run no user code, and able to evolve, since
-classes are maps by field name: a new field with a default and a removed field do not hurt. Everything else is pickled,
-unless the job forbids that; a batch of nothing but scalars goes as MessagePack all the same, because it is faster.
+classes are maps by field name: a new field with a default and a removed field do not hurt, and what was renamed is found
+by its former name (`renames`). Everything else is pickled, unless the job forbids that; a batch of nothing but scalars
+goes as MessagePack all the same, because it is faster.
 
 Two mistakes must never pass in silence, for they would surface at the worst moment, a restore: a value that does not
 fit its declared type, and a class that no other process can import. So exact types are checked for every batch, and of
@@ -16,19 +17,26 @@ import inspect
 import io
 import pickle
 import types
-from typing import Any, Final, NoReturn, Protocol
+from collections.abc import Callable
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 import msgspec
 
 from checkdam.core.annotations import declared_return_type, element_type, plain_type, type_text
 from checkdam.core.declared import exact_types, examine
 from checkdam.core.errors import ValueTypeError
+from checkdam.core.formerly import successor_of
 from checkdam.core.names import class_name, shown, why_out_of_reach
+from checkdam.core.renames import renamer
+from checkdam.core.schema import PICKLED, Schema, describe
+
+T = TypeVar("T")
 
 _UNDECLARED: Final = (None, Any, object, inspect.Parameter.empty)
 _SAMPLE: Final = 64
 """How many values of a batch are decoded again to check them."""
 
+_MSGPACK_PREFIX: Final = "msgpack:"
 _SCALARS: Final = frozenset({str, int, float, bool, bytes, types.NoneType})
 _PICKLE_MODE, _MSGPACK_MODE = b"\x00", b"\x01"
 _PICKLE_PROTOCOL: Final = 5
@@ -41,10 +49,12 @@ class Serde(Protocol):
     """Encodes lists of values, and single values, of one declared type or of any type.
 
     Attributes:
-        name: What a checkpoint records to recognise the type later, such as `msgpack:int` or `pickle`.
+        name: The type for people, such as `msgpack:int` or `pickle`.
+        schema: The type as checkpoints record it, to judge whether later code can read the values.
     """
 
     name: str
+    schema: Schema
 
     def encode_many(self, values: list[Any]) -> bytes:
         """A list of values as bytes, for `decode_many`.
@@ -107,6 +117,14 @@ def serde_for(declared: Any, where: str, allow_pickle: bool = True) -> Serde:
     return PickleSerde(where)
 
 
+def is_joined(name: str) -> bool:
+    """Whether `encode_many` of the serde of that name gives a MessagePack list of what its `encode` gives for each value.
+
+    Such values can be taken apart, and put together, without knowing their type.
+    """
+    return name.startswith(_MSGPACK_PREFIX)
+
+
 class MsgpackSerde:
     """Values of a declared type that MessagePack carries without loss; made by `serde_for`.
 
@@ -116,12 +134,14 @@ class MsgpackSerde:
     """
 
     def __init__(self, declared: Any, where: str) -> None:
-        self.name = f"msgpack:{type_text(declared)}"
+        self.name = f"{_MSGPACK_PREFIX}{type_text(declared)}"
         self._where = where
         self._text = type_text(declared)
         self._exact = exact_types(declared)
-        self._list_decoder: msgspec.msgpack.Decoder[list[Any]] = msgspec.msgpack.Decoder(list[declared])
-        self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(declared)
+        self.schema = describe(declared)
+        list_decoder, decoder = msgspec.msgpack.Decoder(list[declared]), msgspec.msgpack.Decoder(declared)
+        self._decode_list = _with_renames(list_decoder.decode, renamer(self.schema, many=True))
+        self._decode_one = _with_renames(decoder.decode, renamer(self.schema, many=False))
         self._calls = 0
 
     def encode_many(self, values: list[Any]) -> bytes:
@@ -138,7 +158,7 @@ class MsgpackSerde:
 
     def decode_many(self, data: bytes | memoryview) -> list[Any]:
         try:
-            return self._list_decoder.decode(data)
+            return self._decode_list(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._misfit(error) from error
 
@@ -156,7 +176,7 @@ class MsgpackSerde:
 
     def decode(self, data: bytes | memoryview) -> Any:
         try:
-            return self._decoder.decode(data)
+            return self._decode_one(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._misfit(error) from error
 
@@ -194,6 +214,7 @@ class PickleSerde:
 
     def __init__(self, where: str) -> None:
         self.name = "pickle"
+        self.schema = PICKLED
         self._where = where
 
     def encode_many(self, values: list[Any]) -> bytes:
@@ -219,8 +240,7 @@ class PickleSerde:
         try:
             if view[:1] == _MSGPACK_MODE:
                 return _any_decoder.decode(view[1:])
-            # Peers have proven that they know the job's secret, and who can write its storage may run code in it.
-            return pickle.loads(view[1:])  # noqa: S301
+            return _unpickled(view[1:])
         except Exception as error:  # unpickling runs the classes' own code, which may raise anything
             raise ValueTypeError(f"{self._where} cannot be read back ({_cause(error)})") from error
 
@@ -251,6 +271,33 @@ class _Inspector(pickle.Pickler):
         return NotImplemented
 
 
+class _Renaming(pickle.Unpickler):
+    """Finds classes by their former names, too."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return super().find_class(module, name)
+        except (ImportError, AttributeError):
+            successor = successor_of(f"{module}.{name}")
+            if successor is None:
+                raise
+            return successor
+
+
+def _unpickled(data: memoryview) -> Any:
+    # Peers have proven that they know the job's secret, and who can write its storage may run code in it.
+    try:
+        return pickle.loads(data)  # noqa: S301
+    except (ImportError, AttributeError):  # a class is not where it was
+        return _Renaming(io.BytesIO(data)).load()
+
+
+def _with_renames(
+    decode: Callable[[bytes | memoryview], T], put_right: Callable[[bytes | memoryview], bytes | memoryview] | None
+) -> Callable[[bytes | memoryview], T]:
+    return decode if put_right is None else lambda data: decode(put_right(data))
+
+
 def _scalars(value: Any) -> bytes | None:
     """One scalar or a list of them as MessagePack; `None` for an int beyond 64 bits or a lone surrogate."""
     try:
@@ -277,5 +324,6 @@ __all__ = [
     "Serde",
     "declared_return_type",
     "element_type",
+    "is_joined",
     "serde_for",
 ]

@@ -12,8 +12,9 @@ from enum import StrEnum
 from typing import Any
 
 from checkdam.connectors.base import Source
+from checkdam.core.schema import Schema
 from checkdam.core.serde import Serde
-from checkdam.operators.base import Operator
+from checkdam.operators.base import Operator, Redistribution
 from checkdam.operators.watermarks import Watermarks
 
 
@@ -77,9 +78,11 @@ class Node:
         factory: Makes an operator. Pure: called while the graph is built, and for every subtask and attempt.
         source: For sources, what is read; `factory` then makes no operator and is `None`.
         keyed: Whether it keeps keyed state, so that its subtask owns key groups.
-        state: table name → serde name, as far as it is known before running; part of the fingerprint.
+        state: table name → kind and serde name, as far as it is known before running; part of the fingerprint.
         two_phase: Whether it is a sink that commits with checkpoints.
         starts_stage: Whether it must not be chained to what is before it: it may refuse input for a while.
+        redistribution: What becomes of its own state at another parallelism; of a source, splits are redistributed.
+        schemas: table name → type of its values; part of the fingerprint.
     """
 
     id: str
@@ -90,6 +93,8 @@ class Node:
     state: dict[str, str] = field(default_factory=dict)
     two_phase: bool = False
     starts_stage: bool = False
+    redistribution: Redistribution = Redistribution.SPLIT
+    schemas: dict[str, Schema] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

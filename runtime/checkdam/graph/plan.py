@@ -7,6 +7,7 @@ without queues between its operators. Everything that crosses from stage to stag
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -107,15 +108,37 @@ def _is_chained(graph: Graph, edge: Edge) -> bool:
     )
 
 
-def operator_infos(graph: Graph) -> list[OperatorInfo]:
-    """What a checkpoint records of the operators, to compare with the graph that restores it."""
-    return [OperatorInfo(node.id, node.kind, dict(node.state), node.two_phase) for node in graph.nodes.values()]
+def operator_infos(graph: Graph, restored: Iterable[OperatorInfo] = ()) -> list[OperatorInfo]:
+    """What a checkpoint records of the operators, to compare with the graph that restores it.
+
+    Args:
+        graph: The graph.
+        restored: Those of a checkpoint whose values may still be stored as they were there.
+    """
+    before = {info.id: info.schemas for info in restored}
+    return [
+        OperatorInfo(
+            node.id,
+            node.kind,
+            dict(node.state),
+            node.two_phase,
+            {
+                table: [*(each for each in before.get(node.id, {}).get(table, []) if each != schema), schema]
+                for table, schema in node.schemas.items()
+            },
+        )
+        for node in graph.nodes.values()
+    ]
 
 
 def fingerprint(graph: Graph) -> str:
-    """A digest of ids, kinds, state types and edges: equal in all processes that may work together."""
+    """A digest of ids, kinds, types of state and edges: equal in all processes that may work together."""
     described = (
-        [(info.id, info.kind, sorted(info.state.items())) for info in operator_infos(graph)],
+        [
+            (info.id, info.kind, sorted(info.state.items()), sorted(info.schemas.items()))
+            for info in operator_infos(graph)
+        ],
         sorted((edge.id, str(edge.partition), edge.serde.name) for edge in graph.edges),
+        {edge.id: edge.serde.schema for edge in graph.edges},
     )
     return hashlib.sha256(msgspec.json.encode(described)).hexdigest()[:32]
