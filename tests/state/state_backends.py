@@ -34,14 +34,20 @@ class Workshop:
         folder: Where the folders go.
         fork_from_entries: From how many entries on snapshots are forked.
         memory_bytes: For RocksDB.
+        clock: Of all backends; one of its own by default.
     """
 
     def __init__(
-        self, kind: str, folder: Path, fork_from_entries: int = 20_000, memory_bytes: int = MEMORY_BYTES
+        self,
+        kind: str,
+        folder: Path,
+        fork_from_entries: int = 20_000,
+        memory_bytes: int = MEMORY_BYTES,
+        clock: ManualClock | None = None,
     ) -> None:
         self.kind = kind
         self.folder = folder
-        self.clock = ManualClock(START_MS)
+        self.clock = clock or ManualClock(START_MS)
         self.memory_bytes = memory_bytes
         self._fork_from_entries = fork_from_entries
         self._made: list[Backend] = []

@@ -15,7 +15,7 @@ import pytest
 
 from checkdam.core.errors import CheckpointError
 from checkdam.state.base import LocalFile
-from checkdam.state.forked import ForkedSnapshot, WrittenSnapshot, delete_contents, fork_snapshot
+from checkdam.state.forked import ChildSnapshot, WrittenSnapshot, delete_contents, fork_snapshot
 
 Write = Callable[[], list[LocalFile]]
 
@@ -125,7 +125,7 @@ def test_cancel_kills_a_child_whether_or_not_somebody_waits_for_it(tmp_path: Pat
         snapshot.cancel()
 
 
-def finish_into(snapshot: ForkedSnapshot, failures: list[str]) -> None:
+def finish_into(snapshot: ChildSnapshot, failures: list[str]) -> None:
     try:
         snapshot.finish()
     except CheckpointError as error:

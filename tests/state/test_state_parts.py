@@ -15,14 +15,16 @@ from checkdam.core.errors import CorruptCheckpointError
 from checkdam.core.keys import decode_keys, key_group
 from checkdam.state import submap
 from checkdam.state.base import LocalFile
-from checkdam.state.blocks import BLOCK_ROWS, open_block, read_blocks
+from checkdam.state.blocks import BLOCK_BYTES, BLOCK_ROWS, find_blocks
 from checkdam.state.columns import (
+    BlockSize,
     cut_runs,
     decode_deletions,
     decode_rows,
     decode_timers,
     encode_deletions,
     encode_rows,
+    encode_runs,
     encode_timers,
     estimated_total,
 )
@@ -115,7 +117,9 @@ def test_rows_survive_their_columns_whatever_the_runs() -> None:
     cells = {(head, key): (index, index * 2) for head, keys in runs for index, key in enumerate(keys)}
     found: dict[tuple[int, str], tuple[int, int]] = {}
     deleted: list[tuple[int, str]] = []
-    parts = list(cut_runs(runs))
+    size = BlockSize()
+    size.rows = BLOCK_ROWS
+    parts = list(cut_runs(runs, size))
     assert [sum(len(keys) for _, keys in part) for part in parts] == [BLOCK_ROWS, 9]
     for part in parts:
         block = encode_rows(part, [cells[head, key] for head, keys in part for key in keys], table, 0)
@@ -123,7 +127,17 @@ def test_rows_survive_their_columns_whatever_the_runs() -> None:
         deleted += [(head, key) for head, keys in decode_deletions(encode_deletions(part)) for key in keys]
     assert found == cells
     assert deleted == list(cells)
-    assert list(cut_runs([])) == []
+    assert list(cut_runs([], size)) == []
+
+
+def test_blocks_of_large_values_have_few_rows() -> None:
+    keys = list(range(2000))
+    blocks = list(encode_runs([(0, keys)], lambda _, part: [b"x" * 100_000] * len(part), spec("t", bytes), 0))
+    rows = [len(decode_keys(block.keys)) for block in blocks]
+    assert sum(rows) == len(keys)
+    assert set(rows[1:-1]) == {BLOCK_BYTES // 100_006}
+    (empty,) = encode_runs([(0, [])], lambda _, part: part, spec("t"), 0)
+    assert decode_keys(empty.keys) == []
 
 
 def test_timers_survive_their_columns() -> None:
@@ -143,9 +157,7 @@ def test_one_key_group_can_be_read_by_its_range_of_bytes_alone(tmp_path: Path) -
     offset, length = file.key_group_offsets[5]
     part = tmp_path / "part"
     part.write_bytes(file.path.read_bytes()[offset : offset + length])
-    keys = [
-        key for _, body in read_blocks(part, range(MAX_PARALLELISM)) for key in decode_keys(open_block(body, "t").keys)
-    ]
+    keys = [key for stored in find_blocks(part, range(MAX_PARALLELISM)) for key in decode_keys(stored.open("t").keys)]
     assert sorted(keys) == sorted(key for key in cells if key_group(key, MAX_PARALLELISM) == 5)
 
 

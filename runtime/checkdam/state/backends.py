@@ -13,6 +13,11 @@ from checkdam.state.hashmap import HashMapBackend
 BackendKind = Literal["hashmap", "rocksdb"]
 
 
+def writes_anew(kind: BackendKind) -> bool:
+    """Whether every snapshot holds all values as they are encoded now; RocksDB keeps them as they once were written."""
+    return kind == "hashmap"
+
+
 def make_backend(
     kind: BackendKind,
     key_groups: range,

@@ -32,7 +32,7 @@ class TableSpec:
     Attributes:
         operator: The id of the operator that owns it.
         name: Its name, unique within the operator.
-        serde: How its values become bytes; `serde.name` must agree with the checkpoint's.
+        serde: How its values become bytes; whether it pickles must agree with the checkpoint.
         kind: `value` (one value per namespace and key) or `map` (sub-keys and values per key).
         ttl_ms: How long an entry lives after its last update; 0 for ever.
     """
@@ -216,7 +216,7 @@ class KeyedBackend(Protocol):
         """Create the table, or give back the restored one.
 
         Raises:
-            IncompatibleCheckpointError: The checkpoint holds this table with another serde or kind.
+            IncompatibleCheckpointError: The checkpoint holds this table pickled or not pickled, unlike now, or of another kind.
         """
         ...
 

@@ -1,8 +1,9 @@
-"""The file format of the hashmap backend's snapshots.
+"""The file format of keyed state, which every backend restores: `state.blocks`, described by `state.json`.
 
 A file is a sequence of blocks in ascending order of key groups, so that one key group is one range of bytes and can be
 read alone. A block belongs to one key group and one table, or one operator's timers, and holds up to some ten thousand
 rows *by column*: encoding and compressing a column at once is several times faster, and smaller, than row by row.
+What reads or writes a file holds one block in memory at a time.
 
 ::
 
@@ -11,18 +12,20 @@ rows *by column*: encoding and compressing a column at once is several times fas
 Numbers are big-endian; `section` is an index into the tables of `state.json`, followed by its timers. Rows come in runs
 that share a head: in value tables the head is the namespace and the keys are keys; in map tables the head is the key
 and the keys are sub-keys; timers have no heads, and the namespaces in place of values. `times` are last updates, or
-when a timer is due, as little-endian signed 64-bit integers.
+when a timer is due, as little-endian signed 64-bit integers. Values are encoded together by `Serde.encode_many`, or, by
+writers that have them as bytes and do not know their type, as a list of what `Serde.encode` made of each (`values_apart`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import sys
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import zstandard
@@ -31,7 +34,10 @@ from checkdam.core.errors import CorruptCheckpointError
 from checkdam.state.base import LocalFile
 
 BLOCK_ROWS: Final = 16_384
-"""Rows of a full block; bounds the memory of reader and writer."""
+"""The most rows of a block."""
+
+BLOCK_BYTES: Final = 4 << 20
+"""About how large the values of a block may become; with `BLOCK_ROWS` it bounds the memory of reader and writer."""
 
 _HEADER: Final = struct.Struct(">HHI")
 _COMPRESSION_LEVEL: Final = 1
@@ -47,6 +53,7 @@ class Block(msgspec.Struct, array_like=True):
         times: `pack_ints`.
         values: `Serde.encode_many`, or `pack_ints`.
         deleted: The rows are deleted ones: an addition to a database that may hold them. Tables have no times and values then.
+        values_apart: `values` is a MessagePack list of what `Serde.encode` made of each value.
     """
 
     heads: bytes
@@ -55,6 +62,7 @@ class Block(msgspec.Struct, array_like=True):
     times: bytes = b""
     values: bytes = b""
     deleted: bool = False
+    values_apart: bool = False
 
 
 def pack_ints(numbers: Iterable[int]) -> bytes:
@@ -107,34 +115,58 @@ class BlockWriter:
         self._file.close()
 
 
-def read_blocks(path: Path, groups: range) -> Iterator[tuple[int, bytes]]:
-    """The blocks of the key groups in `groups`, as (section, body for `open_block`), in the order of the file.
+class StoredBlock(NamedTuple):
+    """Where a block is.
+
+    Attributes:
+        path: The file.
+        group: Its key group.
+        section: Which table or timers it belongs to.
+        offset: Where its body begins in the file.
+        size_bytes: How long the body is, as it is stored.
+    """
+
+    path: Path
+    group: int
+    section: int
+    offset: int
+    size_bytes: int
+
+    def open(self, where: str) -> Block:
+        """Read the block, named `where` in errors.
+
+        Raises:
+            CorruptCheckpointError: It cannot be read, or is no block.
+        """
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                body = file.read(self.size_bytes)
+            return msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(body), type=Block)
+        except (OSError, zstandard.ZstdError, msgspec.DecodeError) as error:
+            raise CorruptCheckpointError(f"a block of {where} cannot be read from {self.path}: {error}") from error
+
+
+def find_blocks(path: Path, groups: range) -> Iterator[StoredBlock]:
+    """The blocks of the key groups in `groups`, in the order of the file, by reading their headers alone.
 
     Raises:
         CorruptCheckpointError: The file is missing or ends in the middle of a block.
     """
     try:
         with path.open("rb") as file:
-            while header := file.read(_HEADER.size):
-                if len(header) < _HEADER.size:
-                    raise CorruptCheckpointError(f"{path} ends in the middle of a block")
-                group, section, length = _HEADER.unpack(header)
-                body = file.read(length)
-                if len(body) < length:
+            size_bytes = os.fstat(file.fileno()).st_size
+            offset = 0
+            while offset < size_bytes:
+                file.seek(offset)
+                header = file.read(_HEADER.size)
+                offset += _HEADER.size
+                if len(header) == _HEADER.size:
+                    group, section, length = _HEADER.unpack(header)
+                    offset += length
+                if offset > size_bytes:
                     raise CorruptCheckpointError(f"{path} ends in the middle of a block")
                 if group in groups:
-                    yield section, body
+                    yield StoredBlock(path, group, section, offset - length, length)
     except OSError as error:
         raise CorruptCheckpointError(f"cannot read {path}: {error}") from error
-
-
-def open_block(body: bytes, where: str) -> Block:
-    """Decompress a block, named `where` in errors.
-
-    Raises:
-        CorruptCheckpointError: It is no block.
-    """
-    try:
-        return msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(body), type=Block)
-    except (zstandard.ZstdError, msgspec.DecodeError) as error:
-        raise CorruptCheckpointError(f"a block of {where} cannot be read: {error}") from error

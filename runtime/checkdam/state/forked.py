@@ -98,8 +98,8 @@ class WrittenSnapshot:
         delete_contents(self._directory)
 
 
-class ForkedSnapshot:
-    """A snapshot that a child process is writing.
+class ChildSnapshot:
+    """A snapshot that a child process is writing, forked or started.
 
     Args:
         directory: Where its files go.
@@ -203,7 +203,7 @@ class ForkedSnapshot:
         ]
 
 
-def fork_snapshot(directory: Path, write: Callable[[], list[LocalFile]], timeout_s: float) -> ForkedSnapshot:
+def fork_snapshot(directory: Path, write: Callable[[], list[LocalFile]], timeout_s: float) -> ChildSnapshot:
     """Fork a child that runs `write`. Called by the task thread.
 
     The child dies with the thread that called this, so that thread has to outlive the snapshot.
@@ -225,17 +225,32 @@ def fork_snapshot(directory: Path, write: Callable[[], list[LocalFile]], timeout
     if pid == 0:
         _run_child(write, child_fd, parent)
     os.close(child_fd)
-    return ForkedSnapshot(directory, pid, report_fd, timeout_s)
+    return ChildSnapshot(directory, pid, report_fd, timeout_s)
 
 
 def _run_child(write: Callable[[], list[LocalFile]], report_fd: int, parent: int) -> NoReturn:
     status = 1
     try:
         _let_go(report_fd, parent)
-        _send(report_fd, msgspec.msgpack.encode(_reported(write)))
+        report(report_fd, write)
         status = 0
     finally:
         os._exit(status)
+
+
+def report(fd: int, write: Callable[[], list[LocalFile]]) -> None:
+    """Run `write` and send what it returns, or its error, to the `ChildSnapshot` at the other end of a pipe."""
+    view = memoryview(msgspec.msgpack.encode(_reported(write)))
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def die_with_parent(parent: int) -> None:
+    """Have this process killed when the thread of the process `parent` that started it ends; at once if it has ended."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _reported(write: Callable[[], list[LocalFile]]) -> _Report:
@@ -253,10 +268,7 @@ def _reported(write: Callable[[], list[LocalFile]]) -> _Report:
 def _let_go(report_fd: int, parent: int) -> None:
     """Give up everything that the child shares with its parent, save its image of memory."""
     gc.disable()
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    die_with_parent(parent)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -265,9 +277,3 @@ def _let_go(report_fd: int, parent: int) -> None:
         if fd > 2 and fd != report_fd:
             with contextlib.suppress(OSError):
                 os.close(fd)
-
-
-def _send(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

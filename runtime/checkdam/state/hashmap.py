@@ -1,30 +1,24 @@
 """Keyed state as Python objects in dictionaries, bounded by the worker's memory.
 
 The fastest backend: operators work on the dictionaries that are the state. A snapshot is written by a forked child
-(`forked`), as blocks by key group (`sections`), so the task thread pauses for the fork alone, and objects that users
-change in place afterwards are in the snapshot as they were. State too small to be worth a fork is written on the spot,
-and so is any state when the kernel refuses to fork.
+(`forked`), as blocks by key group (`sections`), the format that every backend restores. The task thread pauses for the
+fork alone, and objects that users change in place afterwards are in the snapshot as they were. State too small to be
+worth a fork is written on the spot, and so is any state when the kernel refuses to fork.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from checkdam.core.clock import Clock
 from checkdam.core.keys import KeyGroups
 from checkdam.state.base import Key, SnapshotWriter, StoredSnapshot, TableSpec
 from checkdam.state.hashmap_maps import HashMapMapTable, HashMapTimers
 from checkdam.state.hashmap_values import HashMapTable
-from checkdam.state.record import TimersRecord, check_same, check_spec, make_record
-from checkdam.state.restored import RestoredState, fetch_all
+from checkdam.state.record import BLOCKS_FORMAT, BLOCKS_NAME, TimersRecord, check_same, check_spec, make_record
+from checkdam.state.restored import RestoredState, open_parts
 from checkdam.state.sections import FORK_FROM_ENTRIES, SNAPSHOT_TIMEOUT_S, SectionWriter, load_part
-
-BACKEND_NAME: Final = "hashmap"
-
-DATA_NAME: Final = "hashmap.blocks"
-"""The file of a snapshot that holds all rows."""
 
 
 class HashMapBackend:
@@ -55,7 +49,7 @@ class HashMapBackend:
         self.max_parallelism = max_parallelism
         self._clock = clock
         self._groups = KeyGroups(max_parallelism) if groups is None else groups
-        self._writer = SectionWriter(DATA_NAME, key_groups, fork_from_entries, snapshot_timeout_s)
+        self._writer = SectionWriter(BLOCKS_NAME, key_groups, fork_from_entries, snapshot_timeout_s)
         self._values: dict[str, HashMapTable] = {}
         self._maps: dict[str, HashMapMapTable] = {}
         self._timers: dict[TimersRecord, HashMapTimers] = {}
@@ -71,7 +65,7 @@ class HashMapBackend:
         table = self._values.get(spec.id)
         if table is None:
             table = HashMapTable(spec, self._clock, self._groups)
-            load_part(table, self._restored.take_table(spec), spec.id)
+            load_part(table, self._restored.take_table(spec).rows, spec.id)
             self._values[spec.id] = table
         check_same(table.spec, spec)
         return table
@@ -82,7 +76,7 @@ class HashMapBackend:
         table = self._maps.get(spec.id)
         if table is None:
             table = HashMapMapTable(spec, self._clock, self._groups)
-            load_part(table, self._restored.take_table(spec), spec.id)
+            load_part(table, self._restored.take_table(spec).rows, spec.id)
             self._maps[spec.id] = table
         check_same(table.spec, spec)
         return table
@@ -93,28 +87,23 @@ class HashMapBackend:
         timers = self._timers.get(record)
         if timers is None:
             self._timers[record] = timers = HashMapTimers(self._groups)
-            load_part(timers, self._restored.take_timers(record), record.id)
+            load_part(timers, self._restored.take_timers(record).rows, record.id)
         return timers
 
     def prepare(self) -> None:
         """See `KeyedBackend`. There is nothing to prepare for a fork."""
 
     def snapshot(self, directory: Path, *, canonical: bool = False) -> SnapshotWriter:
-        """See `KeyedBackend`."""
+        """See `KeyedBackend`. Every snapshot is canonical."""
         self._restored.clear()
         specs = [table.spec for table in self._tables()]
-        record = make_record(BACKEND_NAME, self.key_groups, self.max_parallelism, specs, self._timers)
+        record = make_record(BLOCKS_FORMAT, self.key_groups, self.max_parallelism, specs, self._timers)
         return self._writer.write(directory, self._parts(), record)
 
     def restore(self, snapshots: Sequence[StoredSnapshot]) -> None:
-        """See `KeyedBackend`.
-
-        Raises:
-            CorruptCheckpointError: A file is missing or damaged.
-            IncompatibleCheckpointError: It is of another backend, release or `maxParallelism`.
-            CheckpointError: It lacks key groups that are owned here.
-        """
-        self._restored.read(fetch_all(snapshots[0]), BACKEND_NAME, self.key_groups, self.max_parallelism, self._writer)
+        """See `KeyedBackend`. Rows are read, one block at a time, when an operator asks for its table."""
+        for part in open_parts(snapshots, self.key_groups, self.max_parallelism, [BLOCKS_FORMAT]):
+            self._restored.add(part)
 
     def unclaimed_tables(self) -> list[str]:
         """See `KeyedBackend`."""

@@ -13,10 +13,9 @@ from checkdam.state.base import Key, TableSpec
 from checkdam.state.blocks import Block
 from checkdam.state.columns import (
     Run,
-    cut_runs,
     decode_rows,
     decode_timers,
-    encode_rows,
+    encode_runs,
     encode_timers,
     estimated_total,
 )
@@ -105,11 +104,11 @@ class HashMapMapTable:
 
     def blocks(self, group_runs: list[Run]) -> Iterator[Block]:
         """The entries of one key group."""
-        for part in cut_runs(group_runs):
-            cells: list[Any] = []
-            for key, subkeys in part:
-                cells += map(self._maps[key].entries.__getitem__, subkeys)
-            yield encode_rows(part, cells, self.spec, self._clock.now_ms())
+
+        def cells_of(key: Key, subkeys: list[Key]) -> Iterator[Any]:
+            return map(self._maps[key].entries.__getitem__, subkeys)
+
+        return encode_runs(group_runs, cells_of, self.spec, self._clock.now_ms())
 
     def load_block(self, block: Block) -> None:
         """Add the entries of a block."""

@@ -18,7 +18,7 @@ from checkdam.core.clock import Clock
 from checkdam.core.keys import KeyGroups
 from checkdam.state.base import Key, TableSpec
 from checkdam.state.blocks import Block
-from checkdam.state.columns import Run, cut_runs, decode_rows, encode_rows, estimated_total
+from checkdam.state.columns import Run, decode_rows, encode_runs, estimated_total
 from checkdam.state.walks import PacedWalk
 
 PORTION: Final = 4096
@@ -105,11 +105,11 @@ class HashMapTable:
 
     def blocks(self, group_runs: list[Run]) -> Iterator[Block]:
         """The cells of one key group."""
-        for part in cut_runs(group_runs):
-            cells: list[Any] = []
-            for namespace, keys in part:
-                cells += map(self._namespaces[namespace].__getitem__, keys)
-            yield encode_rows(part, cells, self.spec, self._clock.now_ms())
+
+        def cells_of(namespace: int, keys: list[Key]) -> Iterator[Any]:
+            return map(self._namespaces[namespace].__getitem__, keys)
+
+        return encode_runs(group_runs, cells_of, self.spec, self._clock.now_ms())
 
     def load_block(self, block: Block) -> None:
         """Add the cells of a block."""

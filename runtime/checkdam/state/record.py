@@ -1,25 +1,38 @@
 """What a snapshot of keyed state says about itself: its file `state.json`.
 
-It names the backend that wrote it, the key groups it covers, and every table with its kind and the serde of its values,
-so that a job whose state has changed its type is refused by name before a single byte of the state is decoded.
+It names the format of the files, the key groups it covers, and every table with its kind and the serde of its values,
+so that state of another kind or encoding is refused by name before a single byte of it is decoded.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from checkdam.core.errors import CheckpointError, CorruptCheckpointError, IncompatibleCheckpointError
+from checkdam.core.errors import CorruptCheckpointError, IncompatibleCheckpointError
+from checkdam.core.serde import is_joined
 from checkdam.state.base import LocalFile, TableSpec
 
 RECORD_VERSION: Final = 1
 """Version of `state.json` and of the files beside it; a newer one is refused."""
 
 RECORD_NAME: Final = "state.json"
+
+BLOCKS_FORMAT: Final = "blocks"
+ROCKSDB_FORMAT: Final = "rocksdb"
+
+BLOCKS_NAME: Final = "state.blocks"
+"""The file with all rows of a snapshot in the canonical format; missing where there are none."""
+
+CHANGES_NAME: Final = "changes.blocks"
+"""The file of a snapshot in RocksDB's own format with what the database lacks; missing where it lacks nothing."""
+
+BLOCK_FILES: Final = {BLOCKS_FORMAT: BLOCKS_NAME, ROCKSDB_FORMAT: CHANGES_NAME}
+"""Format → its file of blocks."""
 
 
 class TableRecord(msgspec.Struct, frozen=True):
@@ -41,6 +54,11 @@ class TableRecord(msgspec.Struct, frozen=True):
         """As `TableSpec.id`."""
         return f"{self.operator}/{self.name}"
 
+    @property
+    def column(self) -> str:
+        """What tells it from all other tables and timers of a snapshot; the name of its column family in RocksDB."""
+        return f"table/{self.id}"
+
 
 class TimersRecord(msgspec.Struct, frozen=True):
     """The timers of one operator in one time domain."""
@@ -53,33 +71,43 @@ class TimersRecord(msgspec.Struct, frozen=True):
         """How people are told about these timers."""
         return f"{self.operator}/{self.domain} timers"
 
+    @property
+    def column(self) -> str:
+        """As `TableRecord.column`."""
+        return f"timers/{self.operator}/{self.domain}"
+
 
 class SnapshotRecord(msgspec.Struct, frozen=True):
     """The content of `state.json`.
 
     Attributes:
         version: RECORD_VERSION of the writer.
-        backend: `hashmap` or `rocksdb`.
+        format: `blocks`, the canonical format that every backend restores, or `rocksdb`.
         key_groups: First key group and the one after the last.
         max_parallelism: Number of key groups of the job.
-        tables, timers: What is in the files; the hashmap backend's blocks refer to the position in these lists.
+        tables, timers: What is in the files; blocks refer to the position in these lists, timers after tables.
     """
 
     version: int
-    backend: str
+    format: str
     key_groups: tuple[int, int]
     max_parallelism: int
     tables: list[TableRecord]
     timers: list[TimersRecord]
 
+    @property
+    def sections(self) -> list[TableRecord | TimersRecord]:
+        """What the sections of a file of blocks are, in their order."""
+        return [*self.tables, *self.timers]
+
 
 def make_record(
-    backend: str, key_groups: range, max_parallelism: int, tables: Iterable[TableSpec], timers: Iterable[TimersRecord]
+    format: str, key_groups: range, max_parallelism: int, tables: Iterable[TableSpec], timers: Iterable[TimersRecord]
 ) -> SnapshotRecord:
     """What a snapshot that is taken now says about itself; see `SnapshotRecord`."""
     return SnapshotRecord(
         version=RECORD_VERSION,
-        backend=backend,
+        format=format,
         key_groups=(key_groups.start, key_groups.stop),
         max_parallelism=max_parallelism,
         tables=list(map(TableRecord.of, tables)),
@@ -99,17 +127,13 @@ class _Version(msgspec.Struct):
     version: int
 
 
-def read_record(files: list[LocalFile], backend: str, max_parallelism: int) -> SnapshotRecord:
-    """Read the `state.json` among `files`, for a backend of this kind and job.
+def read_record(path: Path) -> SnapshotRecord:
+    """Read a `state.json`.
 
     Raises:
         CorruptCheckpointError: It is missing or unreadable.
-        IncompatibleCheckpointError: It is of a newer release, of another backend or of another `maxParallelism`.
+        IncompatibleCheckpointError: It is of a newer release.
     """
-    path = next((file.path for file in files if file.name == RECORD_NAME), None)
-    if path is None:
-        names = ", ".join(sorted(file.name for file in files)) or "none"
-        raise CorruptCheckpointError(f"the snapshot has no `{RECORD_NAME}` (its files: {names})")
     try:
         data = path.read_bytes()
         version = msgspec.json.decode(data, type=_Version).version
@@ -118,48 +142,42 @@ def read_record(files: list[LocalFile], backend: str, max_parallelism: int) -> S
                 f"the snapshot's `{RECORD_NAME}` has format version {version}, this release reads up to "
                 f"{RECORD_VERSION}; upgrade Checkdam to restore it"
             )
-        record = msgspec.json.decode(data, type=SnapshotRecord)
+        return msgspec.json.decode(data, type=SnapshotRecord)
     except (OSError, msgspec.DecodeError) as error:
         raise CorruptCheckpointError(f"{path} is not a snapshot's `{RECORD_NAME}`: {error}") from error
-    if record.backend != backend:
+
+
+def check_record(record: SnapshotRecord, formats: Collection[str], max_parallelism: int) -> None:
+    """See that a backend that reads `formats`, of a job with `max_parallelism` key groups, can restore a snapshot.
+
+    Raises:
+        IncompatibleCheckpointError: It is of another backend's own format, or of another `maxParallelism`.
+    """
+    if record.format not in formats:
         raise IncompatibleCheckpointError(
-            f"the snapshot was written by the state backend `{record.backend}`, this job uses `{backend}`; set "
-            f"`stateBackend.type` to {record.backend} to restore it"
+            f"the snapshot has the format `{record.format}`, which only the state backend of that name reads; set "
+            f"`stateBackend.type` to {record.format}, or restore a savepoint instead, which every backend reads"
         )
     if record.max_parallelism != max_parallelism:
         raise IncompatibleCheckpointError(
             f"the snapshot has {record.max_parallelism} key groups, this job {max_parallelism}; set `maxParallelism` to "
             f"{record.max_parallelism}: it cannot change over the life of a job"
         )
-    return record
 
 
 def check_table(record: TableRecord, spec: TableSpec) -> None:
-    """See that a restored table is what the operator now asks for.
+    """See that a restored table is of the kind that the operator now asks for, and encoded in the same way.
+
+    How types may change within an encoding was judged before: that takes what the whole checkpoint says of them.
 
     Raises:
-        IncompatibleCheckpointError: Its kind or its serde differs.
+        IncompatibleCheckpointError: Its kind differs, or one of the two is pickled.
     """
-    stored, wanted = f"{record.kind} of `{record.serde}`", f"{spec.kind} of `{spec.serde.name}`"
-    if stored != wanted:
+    if record.kind != spec.kind or is_joined(record.serde) != is_joined(spec.serde.name):
         raise IncompatibleCheckpointError(
-            f"operator `{spec.operator}`: the checkpoint holds state `{spec.name}` as {stored}, the pipeline now declares "
-            f"{wanted}; a type cannot change on restore: go back to the old type, or give the new state another name and "
-            f"drop the old one with `allowNonRestoredState`"
-        )
-
-
-def check_covers(record: SnapshotRecord, key_groups: range) -> None:
-    """See that a snapshot has all the key groups that a subtask owns.
-
-    Raises:
-        CheckpointError: It has not.
-    """
-    start, stop = record.key_groups
-    if key_groups.start < start or key_groups.stop > stop:
-        raise CheckpointError(
-            f"the snapshot holds key groups {start}..{stop - 1}, this subtask owns {key_groups.start}.."
-            f"{key_groups.stop - 1}; restore with the parallelism that the checkpoint was taken with"
+            f"operator `{spec.operator}`: the checkpoint holds state `{spec.name}` as {record.kind} of `{record.serde}`, the "
+            f"pipeline now declares {spec.kind} of `{spec.serde.name}`, which cannot read it: go back to the old declaration, "
+            f"or give the new state another name and drop the old one with `allowNonRestoredState`"
         )
 
 

@@ -1,79 +1,162 @@
 """Restored state that waits for the operators that it belongs to; the same for both backends.
 
-What a snapshot holds in blocks stays undecoded until an operator asks for its table, since only the operator's spec
-knows the type of the values. What nobody has asked for by the next snapshot is forgotten: its operator is gone.
+`open_parts` decides what a subtask takes of which snapshot. Their blocks stay in their files, undecoded, until an operator
+asks for its table, since only the operator's spec knows the type of the values; here is where they lie. What nobody has
+asked for by the next snapshot is forgotten: its operator is gone.
 """
 
 from __future__ import annotations
 
-from checkdam.state.base import LocalFile, StoredSnapshot, TableSpec
-from checkdam.state.record import SnapshotRecord, TableRecord, TimersRecord, check_covers, check_table, read_record
-from checkdam.state.sections import SectionWriter
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from checkdam.core.errors import CheckpointError, CorruptCheckpointError
+from checkdam.state.base import StoredSnapshot, TableSpec
+from checkdam.state.blocks import StoredBlock, find_blocks
+from checkdam.state.record import (
+    BLOCK_FILES,
+    BLOCKS_FORMAT,
+    RECORD_NAME,
+    SnapshotRecord,
+    TableRecord,
+    TimersRecord,
+    check_record,
+    check_table,
+    read_record,
+)
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """What a subtask takes of one snapshot.
+
+    Attributes:
+        snapshot: The snapshot.
+        record: Its `state.json`.
+        key_groups: The key groups that the subtask owns and the snapshot has.
+    """
+
+    snapshot: StoredSnapshot
+    record: SnapshotRecord
+    key_groups: range
+
+    @property
+    def whole(self) -> bool:
+        """Whether that is all that the snapshot has."""
+        return (self.key_groups.start, self.key_groups.stop) == self.record.key_groups
+
+
+def open_parts(
+    snapshots: Sequence[StoredSnapshot], key_groups: range, max_parallelism: int, formats: Collection[str]
+) -> list[StoredPart]:
+    """What a subtask that owns `key_groups` takes of `snapshots`, in the order of key groups.
+
+    Args:
+        snapshots: They cover disjoint ranges.
+        key_groups: What the subtask owns.
+        max_parallelism: Number of key groups of the job.
+        formats: Those that its backend reads.
+
+    Raises:
+        CorruptCheckpointError: A `state.json` is missing or damaged.
+        IncompatibleCheckpointError: A snapshot is of another format, release or `maxParallelism`.
+        CheckpointError: Key groups that are owned here are missing, or covered twice.
+    """
+    parts = []
+    for snapshot in snapshots:
+        if RECORD_NAME not in [handle.name for handle in snapshot.files]:
+            names = ", ".join(sorted(handle.name for handle in snapshot.files)) or "none"
+            raise CorruptCheckpointError(f"the snapshot has no `{RECORD_NAME}` (its files: {names})")
+        record = read_record(snapshot.fetch([RECORD_NAME])[RECORD_NAME])
+        check_record(record, formats, max_parallelism)
+        start, stop = record.key_groups
+        taken = range(max(key_groups.start, start), min(key_groups.stop, stop))
+        if taken or len(snapshots) == 1:
+            parts.append(StoredPart(snapshot, record, taken))
+    parts.sort(key=lambda part: part.key_groups.start)
+    _check_cover([part.key_groups for part in parts], key_groups)
+    return parts
+
+
+def _check_cover(found: list[range], owned: range) -> None:
+    """See that ascending ranges are disjoint and together all that a subtask owns."""
+    position = owned.start
+    for taken in found:
+        if taken.start != position:
+            break
+        position = taken.stop
+    if position != owned.stop:
+        held = ", ".join(f"{taken.start}..{taken.stop - 1}" for taken in found if taken) or "none"
+        raise CheckpointError(
+            f"this subtask owns key groups {owned.start}..{owned.stop - 1}, of which the checkpoint's snapshots have "
+            f"{held}: they must have each of them once; restore another checkpoint"
+        )
+
+
+@dataclass
+class RestoredBlocks:
+    """What was restored of one table, or of one operator's timers, in blocks.
+
+    Attributes:
+        rows: Of snapshots in the canonical format: the rows.
+        changes: Of RocksDB's own: what differs from the database.
+    """
+
+    rows: list[StoredBlock] = field(default_factory=list)
+    changes: list[StoredBlock] = field(default_factory=list)
 
 
 class RestoredState:
-    """The tables and timers of a snapshot that nobody has asked for yet, with their blocks; at first there are none."""
+    """The tables and timers of the restored snapshots that nobody has asked for yet; at first there are none."""
 
     def __init__(self) -> None:
-        self._tables: dict[str, tuple[TableRecord, list[bytes]]] = {}
-        self._timers: dict[TimersRecord, list[bytes]] = {}
+        self._records: dict[str, list[TableRecord | TimersRecord]] = defaultdict(list)
+        self._blocks: dict[str, RestoredBlocks] = defaultdict(RestoredBlocks)
 
-    def read(
-        self, files: list[LocalFile], backend: str, key_groups: range, max_parallelism: int, writer: SectionWriter
-    ) -> SnapshotRecord:
-        """Take what a snapshot of `backend` holds for a subtask that owns `key_groups`; returns its `state.json`.
-
-        Args:
-            files: The snapshot's.
-            backend: The name of the backend that reads.
-            key_groups: The key groups that the subtask owns.
-            max_parallelism: Number of key groups of the job.
-            writer: What writes the backend's blocks, and reads them.
+    def add(self, part: StoredPart) -> None:
+        """Take what the subtask takes of a snapshot.
 
         Raises:
             CorruptCheckpointError: A file is missing or damaged.
-            IncompatibleCheckpointError: The snapshot is of another backend, release or `maxParallelism`.
-            CheckpointError: It lacks key groups that are owned here.
         """
-        record = read_record(files, backend, max_parallelism)
-        check_covers(record, key_groups)
-        bodies = iter(writer.read(files, len(record.tables) + len(record.timers)))
-        self._tables = {table.id: (table, next(bodies)) for table in record.tables}
-        self._timers = {timers: next(bodies) for timers in record.timers}
-        return record
+        columns = [section.column for section in part.record.sections]
+        for column, section in zip(columns, part.record.sections, strict=True):
+            if section not in self._records[column]:
+                self._records[column].append(section)
+        name = BLOCK_FILES[part.record.format]
+        for path in part.snapshot.fetch([name]).values():
+            for block in find_blocks(path, part.key_groups):
+                if block.section >= len(columns):
+                    raise CorruptCheckpointError(f"{path} holds a table that its `{RECORD_NAME}` does not name")
+                restored = self._blocks[columns[block.section]]
+                (restored.rows if part.record.format == BLOCKS_FORMAT else restored.changes).append(block)
 
-    def take_table(self, spec: TableSpec) -> list[bytes]:
+    def take_table(self, spec: TableSpec) -> RestoredBlocks:
         """The blocks of a table that an operator asks for; none if it was not restored.
 
         Raises:
             IncompatibleCheckpointError: It was restored as another than `spec` says; it stays here then.
         """
-        restored = self._tables.get(spec.id)
-        if restored is None:
-            return []
-        record, bodies = restored
-        check_table(record, spec)
-        del self._tables[spec.id]
-        return bodies
+        column = TableRecord.of(spec).column
+        for record in self._records.get(column, []):
+            if isinstance(record, TableRecord):
+                check_table(record, spec)
+        return self._take(column)
 
-    def take_timers(self, timers: TimersRecord) -> list[bytes]:
+    def take_timers(self, timers: TimersRecord) -> RestoredBlocks:
         """The blocks of timers that an operator asks for; none if they were not restored."""
-        return self._timers.pop(timers, [])
+        return self._take(timers.column)
 
     def unclaimed(self) -> list[TableRecord | TimersRecord]:
         """What nobody has asked for yet."""
-        return [*(record for record, _ in self._tables.values()), *self._timers]
+        return [records[0] for records in self._records.values()]
 
     def clear(self) -> None:
         """Forget what nobody has asked for."""
-        self._tables.clear()
-        self._timers.clear()
+        self._records.clear()
+        self._blocks.clear()
 
-
-def fetch_all(snapshot: StoredSnapshot) -> list[LocalFile]:
-    """All files of a snapshot, on this machine."""
-    paths = snapshot.fetch([handle.name for handle in snapshot.files])
-    return [
-        LocalFile(handle.name, paths[handle.name], handle.size_bytes, handle.sha256, handle.key_group_offsets)
-        for handle in snapshot.files
-    ]
+    def _take(self, column: str) -> RestoredBlocks:
+        self._records.pop(column, None)
+        return self._blocks.pop(column, RestoredBlocks())

@@ -23,6 +23,7 @@ GROUP_BYTES: Final = 2
 SPACE_BYTES: Final = GROUP_BYTES + 8
 """Length of key group and namespace, the prefix that the cells of a namespace share in a group."""
 
+LENGTH_BYTES: Final = 4
 STAMP_BYTES: Final = 8
 
 _SIGN: Final = 1 << 63
@@ -79,7 +80,11 @@ class RowMaker:
     def map_prefix(self, key: Key) -> bytes:
         """What all rows of a key share in a map table; the encoded sub-key follows."""
         encoded = encode_key(key)
-        return self._heads[key_hash(encoded) % self._max_parallelism] + len(encoded).to_bytes(4, "big") + encoded
+        return (
+            self._heads[key_hash(encoded) % self._max_parallelism]
+            + len(encoded).to_bytes(LENGTH_BYTES, "big")
+            + encoded
+        )
 
     def timer_row(self, time_ms: int, key: Key, namespace: int) -> bytes:
         """The row of a timer."""

@@ -113,7 +113,8 @@ class RocksDbTable:
             if self.spec.ttl_ms:
                 self._expire(space, keys)
             first = next(iter(keys))
-            self._entry_size.sample(first, space.young.get(first))
+            if first in space.young:
+                self._entry_size.sample(first, space.young[first])
         return space.young
 
     def changed(self, namespace: int, keys: Iterable[Key]) -> None:
@@ -127,8 +128,13 @@ class RocksDbTable:
                 f"table `{self.spec.id}`: `changed` must follow `cells` of the same namespace before any other call "
                 f"(got {namespace}, after {self._handed_out})"
             )
-        self._spaces[namespace].changes.recent.update(keys)
+        space = self._spaces[namespace]
+        space.changes.recent.update(keys)
         self._touched.add(namespace)
+        if len(space) > space.counted:
+            # The size of cells is not known before they are there.
+            newest = next(reversed(space.young))
+            self._entry_size.sample(newest, space.young[newest])
 
     def namespaces(self) -> list[int]:
         """See `Table`; a namespace whose cells have all expired is listed until they are removed."""

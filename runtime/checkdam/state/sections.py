@@ -1,4 +1,4 @@
-"""Writing all tables and timers of a backend into one file of blocks, and finding them again.
+"""Writing all tables and timers of a backend into one file of blocks, and giving them back.
 
 Both backends do this: the hashmap backend with all it has, the RocksDB backend with what its caches hold that the
 database lacks. It happens in a forked child, or on the task thread when there is so little that a fork would take longer.
@@ -13,10 +13,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from checkdam.core.errors import CheckpointError, CorruptCheckpointError
+from checkdam.core.errors import CheckpointError
 from checkdam.state.base import LocalFile
-from checkdam.state.blocks import Block, BlockWriter, open_block, read_blocks
-from checkdam.state.forked import ForkedSnapshot, WrittenSnapshot, fork_snapshot
+from checkdam.state.blocks import Block, BlockWriter, StoredBlock
+from checkdam.state.forked import ChildSnapshot, WrittenSnapshot, fork_snapshot
 from checkdam.state.record import SnapshotRecord, write_record
 
 FORK_FROM_ENTRIES: Final = 20_000
@@ -46,8 +46,8 @@ class Part(Protocol):
         ...
 
 
-def load_part(part: Part, bodies: list[bytes], where: str) -> None:
-    """Give a part the blocks that were restored for it, named `where` in errors.
+def load_part(part: Part, blocks: list[StoredBlock], where: str) -> None:
+    """Give a part the blocks that were restored for it, one after the other; it is named `where` in errors.
 
     Raises:
         CorruptCheckpointError: A block is damaged.
@@ -57,8 +57,8 @@ def load_part(part: Part, bodies: list[bytes], where: str) -> None:
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        for body in bodies:
-            part.load_block(open_block(body, where))
+        for block in blocks:
+            part.load_block(block.open(where))
     finally:
         if was_enabled:
             gc.enable()
@@ -79,9 +79,9 @@ class SectionWriter:
         self._key_groups = key_groups
         self._fork_from_entries = fork_from_entries
         self._timeout_s = timeout_s
-        self._forked: list[ForkedSnapshot] = []
+        self._forked: list[ChildSnapshot] = []
 
-    def write(self, directory: Path, parts: Sequence[Part], record: SnapshotRecord) -> ForkedSnapshot | WrittenSnapshot:
+    def write(self, directory: Path, parts: Sequence[Part], record: SnapshotRecord) -> ChildSnapshot | WrittenSnapshot:
         """Freeze `parts` as they are now and begin to write them, and `record`, into `directory`."""
 
         def write() -> list[LocalFile]:
@@ -95,21 +95,6 @@ class SectionWriter:
                 self._forked.append(snapshot)
                 return snapshot
         return WrittenSnapshot(directory, write)
-
-    def read(self, files: list[LocalFile], sections: int) -> list[list[bytes]]:
-        """The blocks that each section has among `files`, for `open_block`.
-
-        Raises:
-            CorruptCheckpointError: The file is damaged.
-        """
-        bodies: list[list[bytes]] = [[] for _ in range(sections)]
-        for file in files:
-            if file.name == self._name:
-                for section, body in read_blocks(file.path, self._key_groups):
-                    if section >= sections:
-                        raise CorruptCheckpointError(f"{file.path} holds a table that its `state.json` does not name")
-                    bodies[section].append(body)
-        return bodies
 
     def close(self) -> None:
         """Cancel what is still being written."""

@@ -1,0 +1,107 @@
+"""Rows of the database as blocks, and blocks as rows, without the types of keys and values.
+
+Both hold keys and values encoded by the same functions, so that state moves from a database into the canonical format, and
+back, by cutting and joining bytes: in a process that cannot import the user's classes, and several times faster than by way
+of objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, groupby, repeat
+from operator import itemgetter
+
+from checkdam.core.keys import decode_keys, encode_keys, join_keys, split_keys
+from checkdam.core.serde import Serde
+from checkdam.state.blocks import Block, pack_ints, unpack_ints
+from checkdam.state.columns import join_values, split_values
+from checkdam.state.record import TableRecord, TimersRecord
+from checkdam.state.rocksdb_rows import (
+    GROUP_BYTES,
+    LENGTH_BYTES,
+    SPACE_BYTES,
+    STAMP_BYTES,
+    pack_group,
+    pack_number,
+    unpack_number,
+)
+from checkdam.state.rocksdb_store import Change, Row
+
+
+def to_rows(block: Block, group: int, section: TableRecord | TimersRecord, serde: Serde | None = None) -> list[Change]:
+    """The rows of a block, in its order; deleted ones without a value.
+
+    Args:
+        block: Of that key group and table.
+        group: Its key group.
+        section: Its table, or timers.
+        serde: The table's; not needed where values can be taken apart without it, as in the changes of a database.
+
+    Raises:
+        ValueTypeError: A value does not fit the declared type.
+        ValueError: The values cannot be taken apart without the serde.
+    """
+    head = pack_group(group)
+    if isinstance(section, TimersRecord):
+        times, namespaces = unpack_ints(block.times), unpack_ints(block.values)
+        rows = [
+            head + pack_number(time_ms) + key + pack_number(namespace)
+            for time_ms, key, namespace in zip(times, split_keys(block.keys), namespaces, strict=True)
+        ]
+        return list(zip(rows, repeat(None if block.deleted else b"")))
+    if section.kind == "map":
+        prefixes = [head + len(key).to_bytes(LENGTH_BYTES, "big") + key for key in split_keys(block.heads)]
+    else:
+        prefixes = [head + pack_number(namespace) for namespace in decode_keys(block.heads)]
+    counts = unpack_ints(block.counts)
+    rows = list(map(bytes.__add__, chain.from_iterable(map(repeat, prefixes, counts)), split_keys(block.keys)))
+    if block.deleted:
+        return list(zip(rows, repeat(None)))
+    stamps = map(pack_number, unpack_ints(block.times))
+    return list(zip(rows, map(bytes.__add__, stamps, _values(block, section, serde)), strict=True))
+
+
+def _values(block: Block, table: TableRecord, serde: Serde | None) -> list[bytes]:
+    values = split_values(block, table.serde)
+    if values is not None:
+        return values
+    if serde is None:
+        raise ValueError(f"the values of `{table.id}` can only be read with their type")
+    return list(map(serde.encode, serde.decode_many(block.values)))
+
+
+def to_block(rows: list[Row], section: TableRecord | TimersRecord) -> Block:
+    """A block of rows of one key group of a table, or of timers, which are sorted."""
+    if isinstance(section, TimersRecord):
+        return Block(
+            b"",
+            b"",
+            join_keys([row[SPACE_BYTES:-8] for row, _ in rows]),
+            pack_ints([unpack_number(row[GROUP_BYTES:SPACE_BYTES]) for row, _ in rows]),
+            pack_ints([unpack_number(row[-8:]) for row, _ in rows]),
+        )
+    heads, keys = zip(*(_parts_of_map if section.kind == "map" else _parts_of_value)(rows), strict=True)
+    runs = [(head, sum(1 for _ in run)) for head, run in groupby(heads)]
+    distinct = [head for head, _ in runs]
+    values, apart = join_values([stored[STAMP_BYTES:] for _, stored in rows], section.serde)
+    return Block(
+        join_keys(distinct) if section.kind == "map" else encode_keys(list(map(unpack_number, distinct))),
+        pack_ints(map(itemgetter(1), runs)),
+        join_keys(list(keys)),
+        pack_ints([unpack_number(stored[:STAMP_BYTES]) for _, stored in rows]),
+        values,
+        values_apart=apart,
+    )
+
+
+def _parts_of_value(rows: list[Row]) -> Iterator[tuple[bytes, bytes]]:
+    """Packed namespace and key of each row of a value table."""
+    return ((row[GROUP_BYTES:SPACE_BYTES], row[SPACE_BYTES:]) for row, _ in rows)
+
+
+def _parts_of_map(rows: list[Row]) -> Iterator[tuple[bytes, bytes]]:
+    """Key and sub-key of each row of a map table."""
+    start = GROUP_BYTES + LENGTH_BYTES
+    for row, _ in rows:
+        end = start + int.from_bytes(row[GROUP_BYTES:start], "big")
+        yield row[start:end], row[end:]
