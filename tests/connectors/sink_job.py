@@ -48,7 +48,7 @@ def run(base: Path, fmt: FileFormat, records: int) -> None:
     attempt = int(attempts.read_text()) + 1 if attempts.exists() else 1
     attempts.write_text(str(attempt))
     sink = FileSink(base / "out", fmt, roll_records=40)
-    context = SinkContext("my sink", 0, f"1.{attempt}")
+    context = SinkContext("my sink", 0, f"1.{attempt}", 2)
     sink.discard(context, state["committables"])
     sink.commit(state["committables"])
     writer = sink.open(context)

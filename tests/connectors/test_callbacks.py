@@ -18,7 +18,7 @@ from checkdam.connectors.callbacks import (
 )
 from checkdam.core.errors import StorageError
 
-CONTEXT = SinkContext("sink", 0, "1.1")
+CONTEXT = SinkContext("sink", 0, "1.1", 2)
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def test_committed_records_appear_once_with_their_checkpoint() -> None:
     sink.commit(first)
     sink.commit(first)
     assert collected("seen") == [1, 2]
-    sink.discard(SinkContext("sink", 0, "1.2"), first)
+    sink.discard(SinkContext("sink", 0, "1.2", 2), first)
     with pytest.raises(StorageError, match="process that is gone"):
         sink.commit(second)
     sink.commit(first)

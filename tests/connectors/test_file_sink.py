@@ -25,7 +25,7 @@ from checkdam.connectors.base import SinkContext
 from checkdam.connectors.file_sink import FileSink, csv_sink, json_lines_sink, parquet_sink
 from checkdam.core.errors import StorageError, ValueTypeError
 
-CONTEXT = SinkContext("sink", 0, "1.1")
+CONTEXT = SinkContext("sink", 0, "1.1", 2)
 
 
 @dataclass
@@ -169,7 +169,7 @@ def test_uncommitted_output_of_aborted_checkpoints_stays_until_it_is_discarded(t
     writer.write([2], None)
     writer.prepare(2)
     writer.write([3] * 500_000, None)  # on disk in part, and never prepared
-    later = SinkContext("sink", 0, "1.2")
+    later = SinkContext("sink", 0, "1.2", 2)
     sink.discard(later, kept)
     assert [str(path) for path in hidden(tmp_path)] == [kept[0]["pending"]]
     sink.commit(kept)
@@ -180,20 +180,20 @@ def test_uncommitted_output_of_aborted_checkpoints_stays_until_it_is_discarded(t
 def test_discarding_spares_the_same_and_later_attempts_and_other_subtasks(tmp_path: Path, sleeper: str) -> None:
     sink = json_lines_sink(tmp_path)
     for context in (
-        SinkContext("sink", 0, "2.1"),
-        SinkContext("sink", 0, "10.1"),
-        SinkContext("sink", 1, "1.1"),
-        SinkContext("sink-0", 0, "1.1"),
-        SinkContext("../sink", 0, "1.1"),
+        SinkContext("sink", 0, "2.1", 2),
+        SinkContext("sink", 0, "10.1", 2),
+        SinkContext("sink", 1, "1.1", 2),
+        SinkContext("sink-0", 0, "1.1", 2),
+        SinkContext("../sink", 0, "1.1", 2),
     ):
         writer = sink.open(context)
         writer.write([1], None)
         writer.prepare(1)
     before = hidden(tmp_path)
     assert len(before) == 5
-    sink.discard(SinkContext("sink", 0, sleeper), [])
+    sink.discard(SinkContext("sink", 0, sleeper, 2), [])
     assert hidden(tmp_path) == before
-    sink.discard(SinkContext("sink", 0, "11.1"), [])
+    sink.discard(SinkContext("sink", 0, "11.1", 2), [])
     assert len(hidden(tmp_path)) == 3
 
 

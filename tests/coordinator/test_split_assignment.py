@@ -21,10 +21,16 @@ class Desk:
     """An assigner whose messages are kept by worker."""
 
     def __init__(
-        self, enumerator: Enumerator, parallelism: int, reserved: dict[str, dict[str, Any]] | None = None
+        self,
+        enumerator: Enumerator,
+        parallelism: int,
+        reserved: dict[str, dict[str, Any]] | None = None,
+        held: list[list[str]] | None = None,
     ) -> None:
         self.sent: list[list[AssignSplits]] = [[] for _ in range(parallelism)]
-        self.assigner = SplitAssigner(ATTEMPT, parallelism, {"numbers": enumerator}, self.send, reserved or {})
+        self.assigner = SplitAssigner(
+            ATTEMPT, {"numbers": held or [[]] * parallelism}, {"numbers": enumerator}, self.send, reserved or {}
+        )
 
     def send(self, index: int, message: Message) -> None:
         assert isinstance(message, AssignSplits)
@@ -74,6 +80,13 @@ def test_new_splits_that_are_read_at_the_same_time_go_to_whoever_has_the_fewest(
     enumerator.found([Split("d"), Split("e"), Split("f")])
     desk.assigner.discovered("numbers")
     assert (len(desk.ids(0)), len(desk.ids(1))) == (4, 2)
+
+
+def test_splits_that_were_restored_count_when_others_are_given_out() -> None:
+    enumerator = enumerator_of(["c", "d"], concurrent=True, bounded=False)
+    desk = Desk(enumerator, 3, held=[["a", "b"], [], ["x"]])
+    desk.assigner.start()
+    assert [desk.ids(index) for index in range(3)] == [[], ["c", "d"], []]
 
 
 def test_reading_starts_at_the_reserved_position() -> None:

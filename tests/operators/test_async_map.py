@@ -206,30 +206,20 @@ def test_records_in_flight_and_waiting_are_in_the_snapshot_and_asked_for_again(s
         assert not run.operator.has_pending()
 
 
-def test_after_a_rescale_each_record_is_asked_for_by_one_subtask(service: Service) -> None:
+def test_after_a_rescale_a_subtask_asks_for_the_records_of_all_lists_that_it_is_given(service: Service) -> None:
     serde = serde_for(None, "the records")
+    run = AsyncRun(lambda: AsyncMapOperator("op", service.ask, 100))
+    run.operator.close()
+    run.operator = AsyncMapOperator("op", service.ask, 100)
+    context = OperatorContext(
+        "op", 0, 1, run.backend, run.clock, OperatorMetrics(), "1.2", WatermarkFloor(), run.woken.set
+    )
 
-    def snapshot(subtask: int, values: list[str]) -> Any:
-        return {"subtask": subtask, "parallelism": 2, "values": serde.encode_many(values), "times": [7] * len(values)}
+    run.operator.open(context, [[(serde.encode(value), 7) for value in values] for values in ("abc", "de")])
+    kept = run.operator.snapshot(2)
+    run.close()
 
-    former = [snapshot(0, ["a", "b", "c"]), snapshot(1, ["d", "e"])]
-    for parallelism in (1, 2, 3):
-        shares = []
-        for subtask in range(parallelism):
-            run = AsyncRun(lambda: AsyncMapOperator("op", service.ask, 100))
-            run.operator.close()
-            run.operator = AsyncMapOperator("op", service.ask, 100)
-            metrics, floor = OperatorMetrics(), WatermarkFloor()
-            context = OperatorContext(
-                "op", subtask, parallelism, run.backend, run.clock, metrics, "1.2", floor, run.woken.set
-            )
-            run.operator.open(context, [former[subtask]] if parallelism == 2 else former)
-            kept = run.operator.snapshot(2)
-            shares.append(serde.decode_many(kept["values"]))
-            run.close()
-        assert sorted(value for share in shares for value in share) == list("abcde")
-        if parallelism == 2:
-            assert shares == [["a", "b", "c"], ["d", "e"]]
+    assert [(serde.decode(value), time_ms) for value, time_ms in kept] == [(value, 7) for value in "abcde"]
 
 
 def test_a_call_that_raises_fails_by_operator_and_record(start: Start, service: Service) -> None:

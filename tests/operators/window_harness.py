@@ -33,7 +33,7 @@ class OperatorRun:
         self.clock = ManualClock(now_ms)
         self.metrics = OperatorMetrics()
         self.outputs: list[tuple[Any, int | None]] = []
-        self.late: list[tuple[Any, int]] = []
+        self.late: list[tuple[Any, int | None]] = []
         self.batches = 0
         self.wakes = 0
         self.watermark_ms = MIN_TIME
@@ -68,7 +68,8 @@ class OperatorRun:
             assert batch.values, "an empty batch"
             assert batch.times is None or len(batch.times) == len(batch.values)
             self.batches += 1
-            rows = zip(batch.values, batch.times or [None] * len(batch), strict=True)
+            times: Iterable[int | None] = [None] * len(batch) if batch.times is None else batch.times
+            rows = zip(batch.values, times, strict=True)
             (self.late if batch.tag == "late" else self.outputs).extend(rows)
 
     def taken(self) -> Counter[Any]:

@@ -156,11 +156,20 @@ class SinkContext:
         operator_id: The sink's stable id.
         subtask: Index of the subtask, from 0.
         attempt: `<epoch>.<attempt>`: differs for every deployment; belongs into names of files.
+        parallelism: Number of subtasks.
     """
 
     operator_id: str
     subtask: int
     attempt: str
+    parallelism: int
+
+    def inherits(self, former_subtask: int) -> bool:
+        """Whether this subtask commits and discards what `former_subtask` of an earlier attempt has left.
+
+        Each has one heir, also when the job had another parallelism then.
+        """
+        return former_subtask % self.parallelism == self.subtask
 
 
 class SinkWriter(ABC, Generic[T]):
@@ -217,8 +226,10 @@ class Sink(ABC, Generic[T]):
         raise NotImplementedError
 
     def discard(self, context: SinkContext, keep: list[Any]) -> None:
-        """Remove leftovers of earlier attempts of this subtask that are in no committable of `keep`.
+        """Remove leftovers of earlier attempts that are in no committable of `keep`.
 
-        Called at the start of every attempt, restored or not: after `open` and before anything is written. `keep` is
-        what will be committed next, empty if there is nothing. Idempotent, and retried as `commit` is.
+        Those of this subtask and of all others that it `inherits` from: after a job was scaled down, nobody else looks at
+        what the subtasks that are gone have left. Called at the start of every attempt, restored or not: after `open` and
+        before anything is written. `keep` is what will be committed next, empty if there is nothing. Idempotent, and
+        retried as `commit` is.
         """

@@ -215,7 +215,7 @@ def _check_published(part: Committable) -> None:
 
 
 def discard_parts(folder: str, context: SinkContext, keep: Iterable[str]) -> None:
-    """Remove the hidden files of earlier attempts of this subtask, save those in `keep`.
+    """Remove the hidden files of earlier attempts of the subtasks that this one inherits from, save those in `keep`.
 
     Files of this attempt and of later ones stay: whoever asks may be a process that slept while a successor took over.
 
@@ -223,25 +223,40 @@ def discard_parts(folder: str, context: SinkContext, keep: Iterable[str]) -> Non
         StorageError: a file cannot be removed.
     """
     kept = set(keep)
-    own = pending_folder(folder, context)
-    with _writing(own):
-        try:
-            names = os.listdir(own)
-        except FileNotFoundError:
-            return
-        for name in names:
-            path = os.path.join(own, name)
-            if path not in kept and _attempt_of(name) < _attempt_number(context.attempt):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+    for former in _inherited_folders(folder, context):
+        with _writing(former):
+            for name in _names_in(former):
+                path = os.path.join(former, name)
+                if path not in kept and _attempt_of(name) < _attempt_number(context.attempt):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(path)
+
+
+def _inherited_folders(folder: str, context: SinkContext) -> list[str]:
+    """Where the subtasks that this one inherits from, itself among them, have kept their hidden files."""
+    pending, own = os.path.join(folder, PENDING), quote(context.operator_id, safe="")
+    with _writing(pending):
+        named = [(name, *name.rpartition(".")) for name in _names_in(pending)]
+    return [
+        os.path.join(pending, name)
+        for name, operator, _, subtask in named
+        if operator == own and subtask.isdecimal() and context.inherits(int(subtask))
+    ]
+
+
+def _names_in(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
 
 
 def remove_pending_folder(folder: str, context: SinkContext) -> None:
-    """Remove the subtask's folder of hidden files, and the one above it, if they are empty. Never raises."""
-    own = pending_folder(folder, context)
-    for path in (own, os.path.dirname(own)):
-        with contextlib.suppress(OSError):
-            os.rmdir(path)
+    """Remove the folders of hidden files that are the subtask's, and the one above them, if they are empty. Never raises."""
+    with contextlib.suppress(StorageError):
+        for path in (*_inherited_folders(folder, context), os.path.join(folder, PENDING)):
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
 
 
 def _attempt_of(name: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ stream, so a split assigned before the trigger is in the worker's snapshot and o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from checkdam.checkpoint.manifest import SourceSnapshot
@@ -89,7 +89,7 @@ class SplitAssigner:
 
     Args:
         attempt: The attempt.
-        parallelism: How many workers there are.
+        held: Source id → for each worker, ids of the splits that it has restored.
         enumerators: By source id.
         send: Queues a message to a worker.
         reserved: AtMostOnce: source id → split id → the position at which reading starts.
@@ -98,28 +98,24 @@ class SplitAssigner:
     def __init__(
         self,
         attempt: AttemptId,
-        parallelism: int,
+        held: Mapping[str, Sequence[Iterable[str]]],
         enumerators: Mapping[str, Enumerator],
         send: Callable[[int, Message], None],
         reserved: Mapping[str, Mapping[str, Any]],
     ) -> None:
         self._attempt = attempt
-        self._parallelism = parallelism
         self._enumerators = enumerators
         self._send = send
         self._reserved = reserved
-        self._held: dict[str, list[set[str]]] = {
-            source_id: [set() for _ in range(parallelism)] for source_id in enumerators
-        }
+        self._held = {source_id: [set(splits) for splits in held[source_id]] for source_id in enumerators}
         self._hungry: dict[str, deque[int]] = {source_id: deque() for source_id in enumerators}
 
     def start(self) -> None:
         """Right after `Start`: hand out what must be handed out at once, and tell everybody where nothing is left."""
         for enumerator in self._enumerators.values():
             if enumerator.concurrent:
-                splits = enumerator.take(len(enumerator.unassigned))
-                for index in range(self._parallelism):
-                    self._assign(index, enumerator, splits[index :: self._parallelism])
+                for index, share in enumerate(self._balanced(enumerator)):
+                    self._assign(index, enumerator, share)
             elif not enumerator.unassigned:
                 self._tell_exhausted(enumerator)
 
@@ -148,14 +144,19 @@ class SplitAssigner:
             while hungry and enumerator.unassigned:
                 self._serve(hungry.popleft(), enumerator)
             return
-        held = [len(splits) for splits in self._held[source_id]]
-        shares: dict[int, list[tuple[str, Any]]] = {}
+        for index, share in enumerate(self._balanced(enumerator)):
+            if share:
+                self._assign(index, enumerator, share)
+
+    def _balanced(self, enumerator: Enumerator) -> list[list[tuple[str, Any]]]:
+        """All splits that nobody has, each for whoever has the fewest."""
+        held = [len(splits) for splits in self._held[enumerator.source_id]]
+        shares: list[list[tuple[str, Any]]] = [[] for _ in held]
         for split in enumerator.take(len(enumerator.unassigned)):
             index = held.index(min(held))
             held[index] += 1
-            shares.setdefault(index, []).append(split)
-        for index, share in shares.items():
-            self._assign(index, enumerator, share)
+            shares[index].append(split)
+        return shares
 
     def _serve(self, index: int, enumerator: Enumerator) -> None:
         self._assign(index, enumerator, enumerator.take(self._share(enumerator)))
@@ -165,7 +166,8 @@ class SplitAssigner:
     def _share(self, enumerator: Enumerator) -> int:
         if enumerator.ordered:
             return 1
-        fair = len(enumerator.unassigned) // (_SHARES_PER_WORKER * self._parallelism)
+        workers = len(self._held[enumerator.source_id])
+        fair = len(enumerator.unassigned) // (_SHARES_PER_WORKER * workers)
         return max(1, min(_LARGEST_SHARE, fair))
 
     def _assign(self, index: int, enumerator: Enumerator, splits: list[tuple[str, Any]]) -> None:
@@ -184,7 +186,7 @@ class SplitAssigner:
 
     def _tell_exhausted(self, enumerator: Enumerator, except_index: int = -1) -> None:
         """Splits that nobody has hold back the watermark of all: say that there are none any more."""
-        for index in range(self._parallelism):
+        for index in range(len(self._held[enumerator.source_id])):
             if index != except_index:
                 self._assign(index, enumerator, [])
 

@@ -10,7 +10,8 @@ one watermark. In ordered mode each record is a segment of its own, in unordered
 are one. Results leave from the first segment only, and a watermark when its segment has been handed out in full. So no
 result ever comes out after a watermark that its record came before.
 
-Records that have not been handed out are the operator's snapshot; after a restore their calls are made again.
+Records that have not been handed out are the operator's snapshot, a list of them, so that a rescale deals them out one by
+one; after a restore their calls are made again.
 """
 
 from __future__ import annotations
@@ -107,10 +108,13 @@ class AsyncMapOperator(Operator):
         self._released_ms = MIN_TIME
         self._caller = _Caller(operator_id, fn, concurrency, timeout_ms)
 
+    def own_serdes(self) -> dict[str, Serde]:
+        return {"records": self._serde}
+
     def open(self, context: OperatorContext, restored: list[Any]) -> None:
-        self._subtask, self._parallelism = context.subtask, context.parallelism
         self._caller.start(context.wake)
-        self._enqueue(*self._own_share(restored))
+        records = [record for snapshot in restored for record in snapshot]
+        self._enqueue([self._serde.decode(value) for value, _ in records], [time_ms for _, time_ms in records])
 
     @property
     def accepts_input(self) -> bool:
@@ -158,12 +162,7 @@ class AsyncMapOperator(Operator):
 
     def snapshot(self, checkpoint: int) -> Any:
         calls = [call for segment in self._segments for call in segment.open]
-        return {
-            "subtask": self._subtask,
-            "parallelism": self._parallelism,
-            "values": self._serde.encode_many([call.value for call in calls]),
-            "times": [call.time_ms for call in calls],
-        }
+        return [(self._serde.encode(call.value), call.time_ms) for call in calls]
 
     def close(self) -> None:
         self._caller.stop()
@@ -187,23 +186,6 @@ class AsyncMapOperator(Operator):
             # A stream has event times throughout or not at all.
             times = None if chunk[0].time_ms is None else [call.time_ms or 0 for call in chunk]
             yield Batch([call.result for call in chunk], times)
-
-    def _own_share(self, restored: list[Any]) -> tuple[list[Any], list[Any]]:
-        """The restored records that this subtask works: its own, or after a rescale every n-th of all."""
-        values: list[Any] = []
-        times: list[Any] = []
-        number = 0
-        for snapshot in restored:
-            for value, time_ms in zip(self._serde.decode_many(snapshot["values"]), snapshot["times"], strict=True):
-                if snapshot["parallelism"] == self._parallelism:
-                    mine = snapshot["subtask"] == self._subtask
-                else:
-                    mine = number % self._parallelism == self._subtask
-                number += 1
-                if mine:
-                    values.append(value)
-                    times.append(time_ms)
-        return values, times
 
 
 class _Caller:

@@ -13,11 +13,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from enum import StrEnum
+from typing import Any, ClassVar
 
 from checkdam.core.batch import MIN_TIME, Batch
 from checkdam.core.clock import Clock
+from checkdam.core.serde import Serde
+from checkdam.operators.progress import reached_by_range
 from checkdam.state.base import KeyedBackend, TableSpec
+
+
+class Redistribution(StrEnum):
+    """What becomes of an operator's own state, its `snapshot`, when a job is restored with another parallelism."""
+
+    SPLIT = "split"
+    """Every piece goes to one new subtask. Where all former subtasks stored lists, a piece is an element, and they are dealt out
+    evenly and in order; otherwise it is the whole of a former subtask *i*, which goes to subtask *i* modulo the new parallelism."""
+
+    UNION = "union"
+    """Every new subtask is given what all former ones stored, and takes what concerns it."""
+
+    BROADCAST = "broadcast"
+    """All former subtasks stored the same; every new one is given one copy."""
 
 
 @dataclass
@@ -39,7 +56,7 @@ class WatermarkFloor:
     is past for a key group when it is ≤ max(floor of the group, current watermark).
 
     Attributes:
-        by_group: key group → watermark in ms; groups that are absent have none.
+        by_group: key group → watermark in ms: all groups of the subtask in ascending order, or none where nothing was restored.
     """
 
     by_group: dict[int, int] = field(default_factory=dict)
@@ -48,6 +65,10 @@ class WatermarkFloor:
     def lowest_ms(self) -> int:
         """The watermark that all restored key groups had passed; MIN_TIME where nothing was restored."""
         return min(self.by_group.values(), default=MIN_TIME)
+
+    def reached(self, watermark_ms: int) -> list[tuple[int, int, int]]:
+        """What the key groups have reached when the watermark is `watermark_ms`, as (first group, group after the last, ms)."""
+        return reached_by_range(self.by_group, watermark_ms)
 
 
 @dataclass
@@ -83,17 +104,24 @@ class Operator:
     The defaults are those of an operator without state, timers or anything in flight.
     """
 
+    redistribution: ClassVar[Redistribution] = Redistribution.SPLIT
+    """What becomes of its `snapshot` at another parallelism. Tables and timers go with their key groups."""
+
     def tables(self) -> list[TableSpec]:
         """The tables that the operator keeps; known before `open`, as their types are part of the graph's fingerprint."""
         return []
 
+    def own_serdes(self) -> dict[str, Serde]:
+        """What users' values inside `snapshot` are encoded with, by a name for people; known before `open`, as for tables."""
+        return {}
+
     def open(self, context: OperatorContext, restored: list[Any]) -> None:
-        """Called once, before everything else but `tables`.
+        """Called once, before everything else but `tables` and `own_serdes`.
 
         Args:
             context: The operator's surroundings.
             restored: What `snapshot` returned in the checkpoint that the attempt starts from: one element at unchanged
-                parallelism, empty without a checkpoint; after a rescale the elements of all former subtasks.
+                parallelism, none without a checkpoint, and after a rescale as many as `redistribution` makes of it.
         """
 
     @property

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final
 from checkdam.core.batch import Batch
 from checkdam.core.clock import Clock
 from checkdam.core.serde import Serde, serde_for
-from checkdam.operators.base import Operator, OperatorContext
+from checkdam.operators.base import Operator, OperatorContext, Redistribution
 from checkdam.operators.calls import Calls
 from checkdam.operators.functions import FunctionContext, RecordContext, own_function
 from checkdam.operators.process import close_function, open_function, refuse_states
@@ -128,6 +128,8 @@ class BroadcastJoinOperator(Operator):
         ValueTypeError: The declared types of the broadcast state cannot be stored.
     """
 
+    redistribution = Redistribution.BROADCAST
+
     def __init__(
         self, operator_id: str, function: BroadcastFunction | Callable[[], BroadcastFunction], allow_pickle: bool = True
     ) -> None:
@@ -141,9 +143,11 @@ class BroadcastJoinOperator(Operator):
         self._view = MappingProxyType(self._state)
         self._opened = False
 
+    def own_serdes(self) -> dict[str, Serde]:
+        return {"keys": self._key_serde, "values": self._value_serde}
+
     def open(self, context: OperatorContext, restored: list[Any]) -> None:
-        # All subtasks held the same, so after a rescale any of their copies will do.
-        for snapshot in restored[:1]:
+        for snapshot in restored:
             keys = self._key_serde.decode_many(snapshot["keys"])
             self._state.update(zip(keys, self._value_serde.decode_many(snapshot["values"]), strict=True))
         self._context = BroadcastContext(context.clock, context.floor.lowest_ms, self._state)

@@ -212,6 +212,11 @@ class WindowJoinOperator(Operator):
         self._scheduled: set[int] = set()
         self._drops: list[tuple[int, int]] = []
 
+    @property
+    def panes(self) -> Panes:
+        """The panes whose starts are the tables' namespaces."""
+        return self._panes
+
     def tables(self) -> list[TableSpec]:
         """The records of both sides, by pane; usable before `open`."""
         return _side_tables(self.operator_id, self._types, "value", self._allow_pickle)

@@ -15,7 +15,7 @@ from typing import Any
 from checkdam.core.batch import Batch
 from checkdam.core.errors import PipelineError
 from checkdam.operators.aggregate import keys_of
-from checkdam.operators.base import Operator, OperatorContext
+from checkdam.operators.base import Operator, OperatorContext, Redistribution
 from checkdam.operators.calls import BREATH, Calls, Step
 from checkdam.operators.functions import (
     FunctionContext,
@@ -59,6 +59,8 @@ class KeyedProcessOperator(Operator):
     Raises:
         PipelineError: `function` is none, or its states are declared wrongly.
     """
+
+    redistribution = Redistribution.UNION
 
     def __init__(self, operator_id: str, function: FunctionOrFactory, allow_pickle: bool = True) -> None:
         self.operator_id = operator_id

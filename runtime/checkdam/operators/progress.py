@@ -49,9 +49,7 @@ class EventProgress:
 
     def by_range(self) -> list[tuple[int, int, int]]:
         """The event time reached as (first key group, group after the last, ms), for storing it as floors."""
-        reached = ((max(floor_ms, self._watermark_ms), group) for group, floor_ms in self._floors.items())
-        runs = [(ms, [group for _, group in run]) for ms, run in groupby(reached, key=itemgetter(0))]
-        return [(groups[0], groups[-1] + 1, ms) for ms, groups in runs]
+        return reached_by_range(self._floors, self._watermark_ms)
 
     def floor_reached(self, time_ms: int) -> Callable[[Any], bool] | None:
         """Which keys had passed `time_ms` before the restore: a predicate; `None` where no key had."""
@@ -60,3 +58,15 @@ class EventProgress:
             return None
         key_group = self._key_group
         return lambda key: key_group(key) in reached
+
+
+def reached_by_range(floors: Mapping[int, int], watermark_ms: int) -> list[tuple[int, int, int]]:
+    """The event time that key groups have reached, as (first group, group after the last, ms).
+
+    Args:
+        floors: Key group → what it had reached at the restore, of contiguous groups in ascending order.
+        watermark_ms: What all of them have reached since.
+    """
+    reached = ((max(floor_ms, watermark_ms), group) for group, floor_ms in floors.items())
+    runs = [(ms, [group for _, group in run]) for ms, run in groupby(reached, key=itemgetter(0))]
+    return [(groups[0], groups[-1] + 1, ms) for ms, groups in runs]

@@ -42,7 +42,11 @@ class DirectSinkOperator(Operator):
 
 
 class TwoPhaseSinkOperator(CommittingOperator):
-    """Prepares at barriers and commits when the journal holds the checkpoint (ExactlyOnce)."""
+    """Prepares at barriers and commits when the journal holds the checkpoint (ExactlyOnce).
+
+    After a rescale, what former subtask *i* had prepared comes to subtask *i* modulo the new parallelism
+    (`Redistribution.SPLIT`), the same that discards its leftovers: so nothing is discarded that another would commit.
+    """
 
     def __init__(self, operator_id: str, sink: Sink[Any]) -> None:
         self.operator_id = operator_id
@@ -106,4 +110,4 @@ def sink_operator(operator_id: str, sink: Sink[Any]) -> Operator:
 
 
 def _sink_context(context: OperatorContext) -> SinkContext:
-    return SinkContext(context.operator_id, context.subtask, context.attempt)
+    return SinkContext(context.operator_id, context.subtask, context.attempt, context.parallelism)

@@ -206,7 +206,8 @@ class SourceOperator:
         if self.ended:
             self.watermark_ms = MAX_TIME
         elif self._strategy is not None and self._active and not self._holds():
-            counted = self._active[:1] if self._ordered else self._active
+            # Of ordered splits only the first is being read; after a rescale others may have been begun by other subtasks.
+            counted = [a for a in self._active if not self._ordered or a is self._active[0] or a.begun]
             marks = [active.watermark.watermark_ms for active in counted if not self._quiet(active)]
             if self._ordered and (len(self._active) > 1 or not self._exhausted):
                 marks.append(self._start_ms)

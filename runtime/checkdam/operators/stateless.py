@@ -14,7 +14,7 @@ from typing import Any
 from checkdam.core.batch import MAX_TIME, Batch
 from checkdam.core.errors import PipelineError
 from checkdam.core.names import shown
-from checkdam.operators.base import Operator, OperatorContext
+from checkdam.operators.base import Operator, OperatorContext, Redistribution
 from checkdam.operators.fields import Column, Field, column
 from checkdam.operators.user import Records, call_many, extract_times, user_error
 from checkdam.operators.watermarks import WatermarkGenerator, Watermarks, time_extractor
@@ -222,6 +222,8 @@ class TimestampOperator(Operator):
     Raises:
         PipelineError: The strategy names no timestamp, or declares idleness, which only sources can have.
     """
+
+    redistribution = Redistribution.UNION
 
     def __init__(self, operator_id: str, watermarks: Watermarks) -> None:
         extract = time_extractor(watermarks.timestamp)

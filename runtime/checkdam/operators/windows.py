@@ -25,7 +25,7 @@ from checkdam.core.serde import serde_for
 from checkdam.operators.aggregate import fold_batch, keys_of, times_of
 from checkdam.operators.aggregators import Aggregator
 from checkdam.operators.assigners import Panes, Sliding, Tumbling
-from checkdam.operators.base import Operator, OperatorContext
+from checkdam.operators.base import Operator, OperatorContext, Redistribution
 from checkdam.operators.firing import LateGate, WindowFunction, check_lateness, window_batch
 from checkdam.operators.panes import merged_cells, split_by_pane, window_portions
 from checkdam.operators.progress import EventProgress
@@ -50,6 +50,8 @@ class WindowOperator(Operator):
         PipelineError: Lateness is negative, or asked for in processing time, or the assigner is of another kind.
         ValueTypeError: Accumulators would need pickle, which is forbidden.
     """
+
+    redistribution = Redistribution.UNION
 
     def __init__(
         self,
@@ -82,6 +84,11 @@ class WindowOperator(Operator):
         self._live: set[int] = set()
         self._events: list[tuple[int, int]] = []
         """Heap of (time, pane): each live pane once, at its next firing or at its removal."""
+
+    @property
+    def panes(self) -> Panes:
+        """The panes whose starts are the table's namespaces."""
+        return self._panes
 
     def tables(self) -> list[TableSpec]:
         """The tables that the operator keeps; known before `open`."""
