@@ -13,11 +13,13 @@ from faulty import Fault, FaultyStorage
 from checkdam.checkpoint.folders import CheckpointFolder, writer_of
 from checkdam.checkpoint.journal import Journal
 from checkdam.checkpoint.manifest import CheckpointManifest, FileHandle, SubtaskSnapshot
+from checkdam.checkpoint.opening import open_checkpoint, open_job
 from checkdam.checkpoint.storage.base import Storage
 from checkdam.checkpoint.storage.file import FileStorage
 from checkdam.checkpoint.storage.memory import MemoryStorage
-from checkdam.checkpoint.store import CheckpointStore, open_checkpoint, open_job
-from checkdam.checkpoint.uploads import upload_files
+from checkdam.checkpoint.store import CheckpointStore
+from checkdam.checkpoint.transfers import Transfers
+from checkdam.checkpoint.uploads import Inlining, upload_files
 from checkdam.core.errors import (
     AlreadyExistsError,
     CheckpointError,
@@ -40,6 +42,8 @@ class Snapshot:
     size_bytes: int
     sha256: str
     key_group_offsets: dict[int, tuple[int, int]] = field(default_factory=dict)
+    key_groups: tuple[int, int] | None = None
+    reusable: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,11 +97,20 @@ def take(
         local_file(tmp_path, f"{folder}-big", BIG + folder.encode(), {3: (0, 100)}),
         local_file(tmp_path, "small", b"s"),
     ]
-    handles = upload_files(store.storage, folder, files, prefix="window-0/") + (extra or [])
+    handles = upload_files(store.storage, folder, files, transfers=store.transfers, prefix="window-0/") + (extra or [])
     parsed = CheckpointFolder.parse(folder)
     assert parsed is not None
     store.write_manifest(folder, manifest_of(parsed.id, handles))
     return handles
+
+
+def kept(store: CheckpointStore, *folders: str) -> set[str]:
+    """All files of retained checkpoints."""
+    return {path for folder in folders for path in (*store.read_manifest(folder).paths(), f"{folder}/_metadata")}
+
+
+def delete(store: CheckpointStore, folder: str, keep: set[str]) -> None:
+    store.delete_files(store.files_of(folder) - keep)
 
 
 def test_a_folders_name_says_number_and_writer() -> None:
@@ -121,13 +134,13 @@ def test_small_files_are_inlined_and_big_ones_stored(store: CheckpointStore, tmp
 
 def test_what_is_inlined_is_bounded_in_sum(storage: FileStorage, tmp_path: Path) -> None:
     files = [local_file(tmp_path, f"f{number}", b"x" * 10) for number in range(5)]
-    handles = upload_files(storage, "chk-1-1.1-0", files, inline_limit_bytes=10, inline_total_bytes=30)
+    handles = upload_files(storage, "chk-1-1.1-0", files, transfers=Transfers(), inlining=Inlining(10, 30))
     assert [handle.inline is not None for handle in handles] == [True] * 3 + [False] * 2
 
 
 def test_everything_is_inlined_where_storage_is_not_shared(tmp_path: Path) -> None:
     storage = MemoryStorage()
-    (handle,) = upload_files(storage, "chk-1-1.1-0", [local_file(tmp_path, "big", BIG)])
+    (handle,) = upload_files(storage, "chk-1-1.1-0", [local_file(tmp_path, "big", BIG)], transfers=Transfers())
     assert handle.inline == BIG
     assert stored(storage) == set()
 
@@ -142,7 +155,7 @@ def test_an_upload_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
     files = [local_file(tmp_path, name, BIG) for name in "abc"]
     with pytest.raises(StorageError, match="planned"):
-        upload_files(FaultyStorage(inner, plan), "chk-1-1.1-0", files)
+        upload_files(FaultyStorage(inner, plan), "chk-1-1.1-0", files, transfers=Transfers())
     assert stored(inner) == set()
 
 
@@ -150,10 +163,10 @@ def test_a_snapshot_file_that_is_not_as_described_is_refused(storage: FileStorag
     file = local_file(tmp_path, "f", b"abc")
     file.path.write_bytes(b"abcd")
     with pytest.raises(CheckpointError, match="must have 3 bytes"):
-        upload_files(storage, "chk-1-1.1-0", [file])
+        upload_files(storage, "chk-1-1.1-0", [file], transfers=Transfers())
     file.path.unlink()
     with pytest.raises(CheckpointError, match="cannot be read"):
-        upload_files(storage, "chk-1-1.1-0", [file])
+        upload_files(storage, "chk-1-1.1-0", [file], transfers=Transfers())
 
 
 def test_files_come_back_as_they_were(store: CheckpointStore, tmp_path: Path) -> None:
@@ -230,8 +243,8 @@ def test_verify_finds_every_kind_of_damage(store: CheckpointStore, storage: File
         "named twice",
     ]
     assert len(problems) == len(expected)
-    for problem, text in zip(problems, expected, strict=True):
-        assert text in problem
+    for text in expected:
+        assert any(text in problem for problem in problems)
     assert "missing" in store.verify("chk-9-1.1-0")[0]
     store.write_manifest("chk-3-1.1-0", manifest_of(3, handles[-1:]))
     with pytest.raises(StorageError, match="relative path"):
@@ -255,13 +268,13 @@ def test_deleting_a_checkpoint_spares_what_others_name(store: CheckpointStore, t
     first = take(store, tmp_path, "chk-1-1.1-0", shared)
     take(store, tmp_path, "chk-2-1.1-0", [first[0], shared[1]])
     assert store.verify("chk-2-1.1-0") == []
-    keep = [store.read_manifest("chk-2-1.1-0")]
-    store.delete_checkpoint("chk-1-1.1-0", keep)
+    keep = kept(store, "chk-2-1.1-0")
+    delete(store, "chk-1-1.1-0", keep)
     assert stored(store.storage, "chk-1-1.1-0") == {first[0].path}
     assert stored(store.storage, "shared") == {"shared/1.1-used"}
     assert store.verify("chk-2-1.1-0") == []
-    store.delete_checkpoint("chk-1-1.1-0", keep)
-    store.delete_checkpoint("chk-2-1.1-0", [])
+    delete(store, "chk-1-1.1-0", keep)
+    delete(store, "chk-2-1.1-0", set())
     assert stored(store.storage) == set()
 
 
@@ -269,30 +282,34 @@ def test_deleting_never_leaves_the_checkpoints_own_places(store: CheckpointStore
     Journal(store.storage).fence()
     entry = next(file.path for file in store.storage.list("journal"))
     store.write_manifest("chk-1-1.1-0", manifest_of(1, [FileHandle("x", 1, "", entry)]))
-    store.delete_checkpoint("chk-1-1.1-0", [])
+    delete(store, "chk-1-1.1-0", set())
     assert store.storage.exists(entry)
 
 
 def test_the_sweep_deletes_only_what_dead_attempts_left(store: CheckpointStore, tmp_path: Path) -> None:
-    kept = take(store, tmp_path, "chk-3-1.1-0")
+    own = take(store, tmp_path, "chk-3-1.1-0")
     others = [
         "chk-3-1.1-0/half",
         "chk-4-1.2-0/half",
         "chk-4-1.2-1/_metadata",
         "shared/1.2-x",
+        "savepoint-4-1.2-0/half",
         "chk-5-2.1-0/now",
         "shared/2.1-now",
         "chk-5-3.1-0/later",
-        "savepoint-1/_metadata",
+        "savepoint-4-1.2-1/_metadata",
+        "savepoint-4-1.2-1/whole",
+        "savepoint-5-2.1-0/now",
         "unknown/file",
     ]
     for path in others:
         store.storage.create(path, b"")
     Journal(store.storage).fence()
-    assert store.sweep(Running(2, 1), ["chk-3-1.1-0"]) == 4
-    assert stored(store.storage) == {"chk-3-1.1-0/_metadata", kept[0].path, *others[4:]}
+    keep = kept(store, "chk-3-1.1-0")
+    assert store.sweep(Running(2, 1), keep) == 5
+    assert stored(store.storage) == {"chk-3-1.1-0/_metadata", own[0].path, *others[5:]}
     assert store.verify("chk-3-1.1-0") == []
-    assert store.sweep(Running(2, 1), ["chk-3-1.1-0"]) == 0
+    assert store.sweep(Running(2, 1), keep) == 0
     assert Journal(store.storage).tail() is not None
 
 
@@ -301,16 +318,56 @@ def test_the_sweep_keeps_files_in_folders_that_are_gone_from_the_journal(
 ) -> None:
     first = take(store, tmp_path, "chk-1-1.1-0")
     take(store, tmp_path, "chk-2-1.2-0", [first[0]])
-    store.sweep(Running(9, 1), ["chk-2-1.2-0"])
+    store.sweep(Running(9, 1), kept(store, "chk-2-1.2-0"))
     assert stored(store.storage, "chk-1-1.1-0") == {first[0].path}
     assert store.verify("chk-2-1.2-0") == []
 
 
-def test_the_sweep_deletes_nothing_if_a_retained_checkpoint_cannot_be_read(store: CheckpointStore) -> None:
-    store.storage.create("chk-1-1.1-0/a", b"")
-    with pytest.raises(CorruptCheckpointError):
-        store.sweep(Running(9, 1), ["chk-2-1.1-0"])
-    assert store.storage.exists("chk-1-1.1-0/a")
+def test_a_complete_savepoint_is_never_deleted(store: CheckpointStore) -> None:
+    store.storage.create("savepoint-3-1.1-0/a", b"")
+    assert store.files_of("savepoint-3-1.1-0", ["savepoint-3-1.1-0/b"]) == {
+        "savepoint-3-1.1-0/a",
+        "savepoint-3-1.1-0/b",
+    }
+    handle = FileHandle("a", 0, hashlib.sha256(b"").hexdigest(), "savepoint-3-1.1-0/a")
+    store.write_manifest("savepoint-3-1.1-0", manifest_of(3, [handle]))
+    store.write_manifest("chk-4-1.1-0", manifest_of(4, [handle]))
+    assert store.files_of("savepoint-3-1.1-0", ["savepoint-3-1.1-0/a"]) == set()
+    assert store.files_of("chk-4-1.1-0") == {"chk-4-1.1-0/_metadata"}
+    assert store.sweep(Running(9, 1), set()) == 1
+    assert store.verify("savepoint-3-1.1-0") == []
+
+
+def test_a_manifest_goes_before_the_files_that_it_names(store: CheckpointStore, tmp_path: Path) -> None:
+    take(store, tmp_path, "chk-1-1.1-0")
+    broken = CheckpointStore(FaultyStorage(store.storage, lambda what, path: _refuse_state(what, path)), JOB)
+    with pytest.raises(StorageError, match="planned"):
+        delete(broken, "chk-1-1.1-0", set())
+    assert not store.storage.exists("chk-1-1.1-0/_metadata")
+
+
+def _refuse_state(operation: str, path: str) -> Fault:
+    return Fault.ERROR if operation == "delete" and not path.endswith("_metadata") else Fault.NONE
+
+
+def test_files_that_several_checkpoints_name_are_verified_once(store: CheckpointStore, tmp_path: Path) -> None:
+    fetched: list[str] = []
+
+    def plan(operation: str, path: str) -> Fault:
+        fetched.extend([path] if operation == "fetch" else [])
+        return Fault.NONE
+
+    first, _ = take(store, tmp_path, "chk-1-1.1-0")
+    take(store, tmp_path, "chk-2-1.1-0", [first])
+    watched, read = CheckpointStore(FaultyStorage(store.storage, plan), JOB), {}
+    manifests = [watched.read_manifest(folder) for folder in ("chk-1-1.1-0", "chk-2-1.1-0")]
+    assert [watched.verify_files(manifest, read) for manifest in manifests] == [[], []]
+    assert len(fetched) == len(set(fetched)) == 2
+    store.storage.delete([first.path])
+    read = {}
+    for folder in ("chk-1-1.1-0", "chk-2-1.1-0"):
+        (problem,) = store.verify_files(store.read_manifest(folder), read)
+        assert "is missing" in problem
 
 
 def test_the_list_says_what_the_journal_keeps(store: CheckpointStore, tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from checkdam.checkpoint.storage import file as file_module
 from checkdam.checkpoint.storage.file import FileStorage
-from checkdam.checkpoint.storage.locate import open_storage, resolve_file_uri
+from checkdam.checkpoint.storage.locate import open_folder, open_storage, resolve_file_uri
 from checkdam.checkpoint.storage.memory import MemoryStorage
 from checkdam.core.clock import ManualClock
 from checkdam.core.errors import AlreadyExistsError, StorageError, UnknownOutcomeError
+from checkdam.spec.checkpoint import CheckpointStorage
 
 CONTENDER = """
 import sys
@@ -213,17 +214,17 @@ def test_memory_is_bounded_and_freed_by_deletes() -> None:
 
 
 def test_a_uri_and_a_job_id_lead_to_the_jobs_folder(tmp_path: Path) -> None:
-    storage = open_storage(f"file://{tmp_path}/with%20space", "ns/flight-delays")
+    storage = open_storage(CheckpointStorage(uri=f"file://{tmp_path}/with%20space"), "ns/flight-delays")
     storage.create("x", b"")
     assert (tmp_path / "with space/ns/flight-delays/x").exists()
     assert storage.uri == f"file://{tmp_path}/with%20space/ns/flight-delays"
     assert storage.shared
-    assert not open_storage("memory://", "ns/job").shared
+    assert not open_storage(CheckpointStorage(uri="memory://"), "ns/job").shared
 
 
 def test_relative_paths_need_a_base(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="three slashes"):
-        open_storage("file://checkpoints", "job")
+        open_storage(CheckpointStorage(uri="file://./checkpoints"), "job")
     assert resolve_file_uri("file://checkpoints/x", tmp_path) == tmp_path / "checkpoints/x"
     assert resolve_file_uri("file://./checkpoints", tmp_path) == tmp_path / "checkpoints"
     assert resolve_file_uri("file://localhost/data") == Path("/data")
@@ -232,21 +233,19 @@ def test_relative_paths_need_a_base(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("s3://bucket/prefix", "not supported in this release yet"),
-        ("hdfs://name/prefix", "not supported in this release yet"),
-        ("ftp://x", "not known"),
         ("/data/checkpoints", "perhaps file:///data/checkpoints"),
         ("file://", "needs a folder"),
         ("file:///", "needs a folder"),
-        ("memory://x", "takes no path"),
+        ("s3:///prefix", "a bucket's name"),
+        ("memory://", "gone with the process"),
     ],
 )
 def test_a_uri_that_cannot_be_used_says_which_can(uri: str, message: str) -> None:
     with pytest.raises(StorageError, match=message):
-        open_storage(uri, "ns/job")
+        open_folder(uri)
 
 
 @pytest.mark.parametrize("job_id", ["", "a/b/c", "../x", "a//b", ".", "a/..", "a b", "/a", "-a", "a/" + "x" * 300])
 def test_a_job_id_that_is_no_folder_name_is_refused(job_id: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="job id"):
-        open_storage(f"file://{tmp_path}", job_id)
+        open_storage(CheckpointStorage(uri=tmp_path.as_uri()), job_id)

@@ -1,11 +1,8 @@
-"""When checkpoints are due, who has acknowledged, what is kept."""
+"""When checkpoints are due, and who has acknowledged."""
 
 from __future__ import annotations
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from checkdam.coordinator.checkpoints import CheckpointTracker, PendingCheckpoint, Schedule, retain
+from checkdam.coordinator.checkpoints import CheckpointTracker, PendingCheckpoint, Schedule
 
 
 def begun(tracker: CheckpointTracker, now_ms: int) -> PendingCheckpoint:
@@ -52,16 +49,3 @@ def test_only_failures_in_a_row_count_and_only_those_that_should() -> None:
     assert tracker.fail(begun(tracker, 0), "c", 0)
     assert [record.status for record in tracker.history] == ["FAILED", "COMPLETED", "FAILED", "FAILED", "FAILED"]
     assert (tracker.completed_total, tracker.failed_total, tracker.next_id) == (1, 4, 6)
-
-
-@settings(max_examples=50, deadline=None)
-@given(count=st.integers(1, 5), taken=st.integers(1, 12))
-def test_what_is_retained_is_the_newest_and_what_leaves_leaves_once(count: int, taken: int) -> None:
-    retained: list[str] = []
-    left: list[str] = []
-    folders = [f"chk-{number}" for number in range(taken)]
-    for folder in folders:
-        retained, gone = retain(retained, folder, count)
-        left += gone
-    assert retained == folders[-count:]
-    assert left + retained == folders

@@ -21,6 +21,7 @@ from checkdam.core.errors import CheckpointError, StorageError, UserCodeError
 from checkdam.state.base import LocalFile
 from checkdam.wire.frames import FrameError
 from checkdam.wire.messages import Ack, AttemptId, Decline, Message, Trigger
+from checkdam.worker.checkpoint_files import CheckpointFiles
 from checkdam.worker.snapshots import Snapshotter
 
 ATTEMPT = AttemptId(1, 1)
@@ -92,8 +93,9 @@ class Job:
         self.storage = storage or FileStorage(folder / "storage")
         self.sent: list[Message] = []
         self.executor = executor or ByHand()
+        self.files = CheckpointFiles(self.storage)
         self.snapshots = Snapshotter(
-            ATTEMPT, 0, 2, self.storage, self.folder, self.sent.append, ManualClock(77), self.executor
+            ATTEMPT, 0, 2, self.files, self.folder, self.sent.append, ManualClock(77), self.executor
         )
 
     def begin(self, checkpoint: int) -> None:
@@ -107,6 +109,7 @@ class Job:
             stage=SimpleNamespace(id=stage, nodes=[SimpleNamespace(id=f"{stage}-op")]),
             alignment_ms=5,
             reached_ms=123,
+            group_watermarks=[],
         )
         self.snapshots.add(subtask, checkpoint)
 
@@ -323,7 +326,9 @@ def test_an_error_of_user_code_in_a_snapshot_is_declined_too(tmp_path: Path) -> 
 
 def test_threads_of_its_own_end_with_it(tmp_path: Path) -> None:
     before = threading.active_count()
-    snapshots = Snapshotter(ATTEMPT, 0, 1, MemoryStorage("job"), tmp_path, lambda message: None, ManualClock())
+    snapshots = Snapshotter(
+        ATTEMPT, 0, 1, CheckpointFiles(MemoryStorage("job")), tmp_path, lambda message: None, ManualClock()
+    )
     snapshots.begin(Trigger(ATTEMPT, 1, "chk-1", 0))
     snapshots.close()
     poll_until(lambda: threading.active_count() <= before)

@@ -179,6 +179,21 @@ def test_when_all_inputs_are_idle_the_watermark_stays_and_idleness_goes_on() -> 
     assert wired.take() == [("watermark", 10)], "active again, though time has not moved"
 
 
+def test_the_last_watermark_of_an_input_does_not_let_time_pass_idle_ones() -> None:
+    wired = Wired([Recorder()], inputs=2)
+    wired.control(1, IDLE)
+    wired.control(0, WATERMARK, MAX_TIME)
+    wired.run()
+    assert wired.take() == [("idle", 0)]
+    wired.control(1, WATERMARK, 25)
+    wired.control(1, WATERMARK, MAX_TIME)
+    wired.run()
+    assert [item for item in wired.take() if item[0] == "watermark"][-2:] == [
+        ("watermark", 25),
+        ("watermark", MAX_TIME),
+    ]
+
+
 def test_an_input_that_has_ended_does_not_let_time_pass_idle_ones() -> None:
     wired = Wired([Recorder()], inputs=2)
     wired.control(0, WATERMARK, 10)

@@ -54,6 +54,9 @@ class Snapshots:
         if subtask.source is not None:
             self.splits.append([split[0] for split in subtask.source.snapshot(checkpoint)["splits"]])
 
+    def complete(self, checkpoint: int) -> None:
+        self.seen.append(("complete", checkpoint))
+
     def abort(self, checkpoint: int) -> None:
         self.seen.append(("abort", checkpoint))
 
@@ -244,6 +247,7 @@ def test_a_completed_checkpoint_is_committed_and_then_reported() -> None:
 
     assert sink.done == [("commit", 4), ("committed", 4)]
     assert job.sent == [Committed(ATTEMPT, 4)]
+    assert job.snapshots.seen == [("complete", 4)]
 
 
 def test_the_most_downstream_subtask_that_can_do_something_goes_first() -> None:

@@ -15,7 +15,8 @@ from checkdam.graph.plan import Stage
 from checkdam.operators.base import Operator, OperatorContext, OperatorMetrics, WatermarkFloor
 from checkdam.operators.source import SourceOperator
 from checkdam.worker.channels import BARRIER, DATA, END, IDLE, WATERMARK, Input, LocalLink, Output
-from checkdam.worker.subtask import Exit, Parts, Subtask
+from checkdam.worker.parts import Exit, Parts
+from checkdam.worker.subtask import Subtask
 
 SERDE = serde_for(None, "a test", True)
 PLENTY = 1 << 40

@@ -13,12 +13,16 @@ from typing import Final, Protocol
 METADATA: Final = "_metadata"
 """The file of a checkpoint's folder that makes it a checkpoint; written last."""
 
+JOURNAL_FOLDER: Final = "journal"
+"""Where the journal's entries lie."""
+
 SHARED_FOLDER: Final = "shared"
-"""Where files lie that several checkpoints name: `shared/<epoch>.<attempt>-<unique>`."""
+"""Where files lie that several checkpoints may name: `shared/<epoch>.<attempt>-<id>.<try>-<unique>`, after whoever uploaded them."""
 
 _CHECKPOINT = re.compile(r"chk-(\d+)-(\d+)\.(\d+)-(\d+)")
 _SAVEPOINT = re.compile(r"savepoint-(\d+)-(\d+)\.(\d+)-(\d+)")
 _SHARED = re.compile(r"(\d+)\.(\d+)-.+")
+_LEAVING = frozenset({"", ".", ".."})
 
 
 class Attempt(Protocol):
@@ -78,6 +82,22 @@ class SavepointFolder:
         return cls(*map(int, match.groups())) if match else None
 
 
+def shared_prefix(folder: str) -> str:
+    """What the names of shared files begin with that are uploaded for the checkpoint in `folder`.
+
+    Empty where the folder's name is no checkpoint's: all files of a savepoint lie in its own folder.
+    """
+    found = CheckpointFolder.parse(folder)
+    return f"{SHARED_FOLDER}/{found.epoch}.{found.attempt}-{found.id}.{found.try_number}-" if found else ""
+
+
+def is_own(path: str, folder: str) -> bool:
+    """Whether the file `path` was uploaded in the try at a checkpoint whose folder is `folder`, by its name."""
+    shared = shared_prefix(folder)
+    own = path.startswith(f"{folder}/") or (bool(shared) and path.startswith(shared))
+    return own and not _LEAVING & set(path.split("/"))
+
+
 def number_of(folder: str) -> int:
     """The number of the checkpoint or savepoint in `folder`, by the folder's name; -1 if the name does not say."""
     parsed = CheckpointFolder.parse(folder) or SavepointFolder.parse(folder)
@@ -86,6 +106,8 @@ def number_of(folder: str) -> int:
 
 def writer_of(path: str) -> tuple[int, int] | None:
     """(epoch, attempt) of whoever wrote the file `path`, by its name; `None` if the name does not say."""
+    if _LEAVING & set(path.split("/")):
+        return None
     top, _, rest = path.partition("/")
     if top == SHARED_FOLDER:
         match = _SHARED.fullmatch(rest.split("/", 1)[0])

@@ -33,7 +33,7 @@ from typing import Any, Final
 import msgspec
 
 from checkdam.checkpoint.entries import JournalEntry, Kind, decode_entry, encode_entry, fence_after
-from checkdam.checkpoint.folders import number_of
+from checkdam.checkpoint.folders import JOURNAL_FOLDER, number_of
 from checkdam.checkpoint.storage.base import Storage
 from checkdam.core.clock import Clock, SystemClock
 from checkdam.core.errors import AlreadyExistsError, DeposedError, NotFoundError, StorageError, UnknownOutcomeError
@@ -80,7 +80,7 @@ class Journal:
     def __init__(
         self,
         storage: Storage,
-        folder: str = "journal",
+        folder: str = JOURNAL_FOLDER,
         *,
         clock: Clock | None = None,
         retention_ms: int = RETENTION_MS,

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from checkdam.core.errors import CorruptCheckpointError, IncompatibleCheckpointError
+from checkdam.core.schema import Schema
 
 FORMAT_VERSION: Final = 1
 """Version of `_metadata`; a newer one is refused."""
@@ -47,9 +48,11 @@ class SubtaskSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
         stage: The stage's id.
         subtask: Index, from 0.
         key_groups: First key group and the one after the last, of keyed stages.
-        watermark_ms: The watermark that the subtask had seen.
+        watermark_ms: The watermark that the subtask, and so all its key groups, had seen.
         operators: operator id → what `Operator.snapshot` returned, as MessagePack.
         files: Keyed state.
+        group_watermarks: Where some key groups had seen more, as they can after a rescale: (first key group, the one after the
+            last, their watermark in ms), for all of `key_groups`.
     """
 
     stage: str
@@ -58,6 +61,7 @@ class SubtaskSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     watermark_ms: int = -(2**63)
     operators: dict[str, bytes] = {}
     files: list[FileHandle] = []
+    group_watermarks: list[tuple[int, int, int]] = []
 
 
 class OperatorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -66,14 +70,17 @@ class OperatorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         id: Stable id.
         kind: Such as `map`, `window` or `source`.
-        state: table name → name of its serde.
+        state: table name → its kind and the name of its serde; of a source, what its splits are.
         two_phase: Whether it may hold pending committables.
+        schemas: table name → what its values may have been stored as: the types that they had in earlier versions of the
+            job, as far as values may not have been written anew since, and last the type that they had now.
     """
 
     id: str
     kind: str
     state: dict[str, str] = {}
     two_phase: bool = False
+    schemas: dict[str, list[Schema]] = {}
 
 
 class SourceSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -108,8 +115,10 @@ class CheckpointManifest(msgspec.Struct, frozen=True, omit_defaults=True):
         subtasks: All subtask snapshots.
         kind: `checkpoint` or `savepoint`. Keyed state of a savepoint is in the canonical format, whatever the backend, and
             all its files are in its own folder.
+        increments: How many checkpoints in a row, this one included, name files of the one before; 0: this one is full.
         final: Taken after all input had ended.
         drained: A savepoint for which all event time had passed: windows have fired that were not complete.
+        committed: A savepoint of which all that sinks had prepared was committed before it was completed: it owes nothing.
     """
 
     version: int
@@ -127,13 +136,23 @@ class CheckpointManifest(msgspec.Struct, frozen=True, omit_defaults=True):
     subtasks: list[SubtaskSnapshot] = []
     processing_time_ms: int = 0
     kind: str = "checkpoint"
+    increments: int = 0
     final: bool = False
     drained: bool = False
+    committed: bool = False
 
     @property
     def size_bytes(self) -> int:
         """Bytes of all files, inline ones included."""
         return sum(handle.size_bytes for subtask in self.subtasks for handle in subtask.files)
+
+    def handles(self) -> list[FileHandle]:
+        """All files that it names; one that several snapshots share more than once."""
+        return [handle for subtask in self.subtasks for handle in subtask.files]
+
+    def paths(self) -> set[str]:
+        """Of all files in storage that it names."""
+        return {handle.path for subtask in self.subtasks for handle in subtask.files if handle.path}
 
     def of_subtask(self, index: int) -> list[SubtaskSnapshot]:
         """The snapshots of all stages' subtasks `index`."""

@@ -8,18 +8,26 @@ older than the running one have left, because the running one is writing right n
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from checkdam.checkpoint import uploads
-from checkdam.checkpoint.folders import METADATA, SHARED_FOLDER, Attempt, CheckpointFolder, number_of, writer_of
+from checkdam.checkpoint.folders import (
+    METADATA,
+    SHARED_FOLDER,
+    Attempt,
+    CheckpointFolder,
+    SavepointFolder,
+    number_of,
+    writer_of,
+)
 from checkdam.checkpoint.journal import Journal
 from checkdam.checkpoint.manifest import CheckpointManifest, FileHandle, decode_manifest, encode_manifest
 from checkdam.checkpoint.storage.base import Storage
-from checkdam.checkpoint.storage.file import FileStorage
-from checkdam.checkpoint.storage.locate import resolve_file_uri
+from checkdam.checkpoint.transfers import Transfers
 from checkdam.core.errors import (
     AlreadyExistsError,
     CheckpointError,
@@ -28,6 +36,9 @@ from checkdam.core.errors import (
     NotFoundError,
     UnknownOutcomeError,
 )
+
+StoredContent = tuple[str, int, str]
+"""Path, size and SHA-256 of a file."""
 
 _WRITE_TRIES: Final = 5
 
@@ -63,11 +74,13 @@ class CheckpointStore:
     Args:
         storage: The job's folder.
         job_id: Whose checkpoints must be there; empty: anybody's (for looking at them).
+        transfers: Moves files; threads of its own by default, as many as a job has by default.
     """
 
-    def __init__(self, storage: Storage, job_id: str = "") -> None:
+    def __init__(self, storage: Storage, job_id: str = "", transfers: Transfers | None = None) -> None:
         self.storage = storage
         self.job_id = job_id
+        self.transfers = transfers or Transfers()
 
     def write_manifest(self, folder: str, manifest: CheckpointManifest) -> None:
         """Write `_metadata`, the last file of a checkpoint. That is no commit yet: the journal's entry is.
@@ -121,26 +134,46 @@ class CheckpointStore:
             StorageError: Storage failed for another reason than a missing file.
         """
         try:
-            manifest = self.read_manifest(folder)
+            return self.verify_files(self.read_manifest(folder), {})
         except CheckpointError as error:
             return [str(error)]
-        problems: list[str] = []
-        named: dict[str, FileHandle] = {}
+
+    def verify_files(
+        self,
+        manifest: CheckpointManifest,
+        found: dict[StoredContent, str],
+        note: Callable[[int], None] = lambda size_bytes: None,
+    ) -> list[str]:
+        """As `verify`, for a manifest that was read.
+
+        Args:
+            manifest: The checkpoint's.
+            found: What calls for other checkpoints found of their files: one that several checkpoints name is read once.
+            note: Told the size of each file that was read; called by several threads.
+        """
+        handles = manifest.handles()
+        problems = [problem for handle in handles for problem in _offsets_beyond_end(handle)]
+        inline = [handle for handle in handles if not handle.path]
+        stored: dict[str, FileHandle] = {}
+        for handle in handles:
+            if handle.path and _content(stored.setdefault(handle.path, handle)) != _content(handle):
+                problems.append(f"{handle.path} is named twice, with different sizes or SHA-256")
+        unread = [handle for handle in stored.values() if _content(handle) not in found]
+        verdicts = self.transfers.run([partial(self._verify_file, handle, note) for handle in (*inline, *unread)])
+        found.update(zip(map(_content, unread), verdicts[len(inline) :], strict=True))
+        verdicts[len(inline) :] = [found[_content(handle)] for handle in stored.values()]
+        return problems + [verdict for verdict in verdicts if verdict]
+
+    def _verify_file(self, handle: FileHandle, note: Callable[[int], None]) -> str:
+        """Why a file is not what the checkpoint says, as a sentence; empty if it is."""
         with tempfile.TemporaryDirectory(prefix="checkdam-verify-") as directory:
-            local = Path(directory) / "file"
-            for handle in _handles(manifest):
-                problems.extend(_offsets_beyond_end(handle))
-                first = named.setdefault(handle.path, handle) if handle.path else handle
-                if first is not handle:
-                    if (first.size_bytes, first.sha256) != (handle.size_bytes, handle.sha256):
-                        problems.append(f"{handle.path} is named twice, with different sizes or SHA-256")
-                    continue
-                try:
-                    self.fetch_file(handle, local)
-                except CorruptCheckpointError as error:
-                    problems.append(str(error))
-                local.unlink(missing_ok=True)
-        return problems
+            try:
+                self.fetch_file(handle, Path(directory) / "file")
+            except CorruptCheckpointError as error:
+                return str(error)
+            finally:
+                note(handle.size_bytes if handle.path else 0)
+        return ""
 
     def fetch_file(self, handle: FileHandle, local: Path) -> None:
         """Bring a file to `local`, which does not exist yet, and verify it.
@@ -152,64 +185,76 @@ class CheckpointStore:
         uploads.fetch_file(self.storage, handle, local)
 
     def fetch_files(self, wanted: Sequence[tuple[FileHandle, Path]]) -> None:
-        """As `fetch_file`, for many."""
-        for handle, local in wanted:
-            self.fetch_file(handle, local)
+        """As `fetch_file`, for many, several at a time; what came before an error stays."""
+        uploads.fetch_files(self.storage, wanted, self.transfers)
 
-    def delete_checkpoint(self, folder: str, keep: Iterable[CheckpointManifest]) -> None:
-        """Delete a checkpoint that the journal has dropped: what is in its folder or named by it, but nothing that `keep` names.
+    def files_of(self, folder: str, uploaded: Iterable[str] = ()) -> set[str]:
+        """What may go when nobody needs the checkpoint in `folder` any more: all in there, and all that its manifest names.
+
+        Nothing of a complete savepoint is ever among it.
 
         Args:
-            folder: Not one of the retained ones.
-            keep: Manifests of all retained checkpoints.
+            folder: Of a checkpoint or a savepoint, complete or not.
+            uploaded: More files that were uploaded for it.
+
+        Raises:
+            StorageError: Storage failed.
+        """
+        stored = {file.path for file in self.storage.list(folder)}
+        if f"{folder}/{METADATA}" not in stored:
+            return stored.union(uploaded)
+        if SavepointFolder.parse(folder):
+            return set()
+        try:
+            named = self.read_manifest(folder).paths()
+        except CheckpointError:
+            named = set()  # what it names elsewhere is left to the sweep
+        return stored.union(uploaded, (path for path in named if _is_sweepable(path)))
+
+    def delete_files(self, paths: Iterable[str]) -> None:
+        """Delete files, manifests first: half a checkpoint must not look like one.
 
         Raises:
             StorageError: Storage failed; calling again goes on.
         """
-        kept = _paths(keep)
-        doomed = {file.path for file in self.storage.list(folder)}
-        metadata = f"{folder}/{METADATA}"
-        if metadata in doomed:
-            try:
-                doomed |= {path for path in _paths([self.read_manifest(folder)]) if writer_of(path) is not None}
-            except CheckpointError:
-                pass  # what it names elsewhere is left to the sweep
-        doomed -= kept
-        # First the manifest: half a checkpoint must not look like one.
-        self.storage.delete([metadata])
-        self.storage.delete(sorted(doomed - {metadata}))
+        ordered = sorted(paths, key=lambda path: (not path.endswith(f"/{METADATA}"), path))
+        manifests = sum(path.endswith(f"/{METADATA}") for path in ordered)
+        self.storage.delete(ordered[:manifests])
+        self.storage.delete(ordered[manifests:])
 
-    def sweep(self, running: Attempt, retained: Iterable[str]) -> int:
-        """Delete what attempts older than the running one have left and no retained checkpoint names.
+    def sweep(self, running: Attempt, keep: Container[str]) -> int:
+        """Delete what attempts older than the running one have left.
 
         Only for a coordinator that owns the journal and has nothing unsettled there.
 
         Args:
             running: The running attempt.
-            retained: Folders of all retained checkpoints, by the journal's last entry.
+            keep: Paths of all files of retained checkpoints, their manifests included.
 
         Returns:
             How many files were deleted.
 
         Raises:
-            CheckpointError: A retained checkpoint cannot be read; nothing was deleted, since nobody knows what it names.
             StorageError: Storage failed.
         """
-        folders = list(retained)
-        kept = _paths(self.read_manifest(folder) for folder in folders) | {f"{folder}/{METADATA}" for folder in folders}
         before = (running.epoch, running.attempt)
-        tops = [name for name in self.storage.folders("") if name == SHARED_FOLDER or CheckpointFolder.parse(name)]
         doomed: list[str] = []
-        for top in tops:
-            for file in self.storage.list(top):
-                writer = writer_of(file.path)
-                if writer is not None and writer < before and file.path not in kept:
-                    doomed.append(file.path)
-        self.storage.delete(doomed)
+        for top in self.storage.folders(""):
+            savepoint = SavepointFolder.parse(top) is not None
+            if not (savepoint or top == SHARED_FOLDER or CheckpointFolder.parse(top)):
+                continue
+            files = [file.path for file in self.storage.list(top)]
+            if savepoint and f"{top}/{METADATA}" in files:
+                continue
+            for path in files:
+                writer = writer_of(path)
+                if writer is not None and writer < before and path not in keep:
+                    doomed.append(path)
+        self.delete_files(doomed)
         return len(doomed)
 
     def list_checkpoints(self) -> list[CheckpointInfo]:
-        """All checkpoints in storage and all that the journal names, by number; incomplete ones of nobody are left out.
+        """All checkpoints and savepoints in storage and all that the journal names, by number; incomplete ones of nobody are left out.
 
         Raises:
             CorruptCheckpointError, IncompatibleCheckpointError: The journal's last entry cannot be read.
@@ -218,7 +263,9 @@ class CheckpointStore:
         tail = Journal(self.storage).tail()
         latest = tail.checkpoint if tail else ""
         retained = {*tail.retained, latest} - {""} if tail else set()
-        stored = {name for name in self.storage.folders("") if CheckpointFolder.parse(name)}
+        stored = {
+            name for name in self.storage.folders("") if CheckpointFolder.parse(name) or SavepointFolder.parse(name)
+        }
         infos: list[CheckpointInfo] = []
         for folder in stored | retained:
             kept = folder in retained
@@ -240,62 +287,13 @@ class CheckpointStore:
         return sorted(infos, key=lambda info: (info.id, info.created_ms, info.folder))
 
 
-def open_job(uri: str, base: Path | None = None) -> CheckpointStore:
-    """The checkpoints in a job's folder, `file:///…/namespace/name`, for looking at them.
-
-    Raises:
-        CheckpointError: There is no job's folder.
-        StorageError: The uri cannot be used.
-    """
-    root = resolve_file_uri(uri, base)
-    store = CheckpointStore(FileStorage(root))
-    if Journal(store.storage).tail() is None:
-        raise CheckpointError(_no_checkpoint(uri))
-    return store
+def _is_sweepable(path: str) -> bool:
+    """Whether a file lies where only checkpoints' files do, not savepoints' or anybody else's."""
+    return writer_of(path) is not None and SavepointFolder.parse(path.split("/", 1)[0]) is None
 
 
-def open_checkpoint(uri: str, base: Path | None = None) -> tuple[CheckpointStore, str]:
-    """The checkpoint that `uri` names: its own folder, or a job's folder and then the latest checkpoint there.
-
-    Args:
-        uri: `file:///…/namespace/name/chk-3-1.1-0` or `file:///…/namespace/name`.
-        base: What a relative path is relative to; without it such a path is refused.
-
-    Returns:
-        The store of the job that it belongs to, and the checkpoint's folder there.
-
-    Raises:
-        CheckpointError: There is no checkpoint at `uri`.
-        StorageError: The uri cannot be used, or storage failed.
-    """
-    root = resolve_file_uri(uri, base)
-    if root.name == METADATA:
-        root = root.parent
-    inner = FileStorage(root.parent)
-    if inner.exists(f"{root.name}/{METADATA}"):
-        store, folder = CheckpointStore(inner), root.name
-    else:
-        store = open_job(uri, base)
-        tail = Journal(store.storage).tail()
-        folder = tail.checkpoint if tail else ""
-        if not folder:
-            raise CheckpointError(f"the job in {uri} has no checkpoint yet")
-    return CheckpointStore(store.storage, store.read_manifest(folder).job_id), folder
-
-
-def _no_checkpoint(uri: str) -> str:
-    return (
-        f"{uri} is neither a job's folder (no `journal` in it) nor a checkpoint's (no `{METADATA}` in it); "
-        "name a folder such as file:///checkpoints/namespace/name or file:///checkpoints/namespace/name/chk-3-1.1-0"
-    )
-
-
-def _handles(manifest: CheckpointManifest) -> list[FileHandle]:
-    return [handle for subtask in manifest.subtasks for handle in subtask.files]
-
-
-def _paths(manifests: Iterable[CheckpointManifest]) -> set[str]:
-    return {handle.path for manifest in manifests for handle in _handles(manifest) if handle.path}
+def _content(handle: FileHandle) -> StoredContent:
+    return handle.path, handle.size_bytes, handle.sha256
 
 
 def _offsets_beyond_end(handle: FileHandle) -> list[str]:

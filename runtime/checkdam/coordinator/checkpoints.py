@@ -13,12 +13,13 @@ from typing import Final, Literal
 
 import msgspec
 
+from checkdam.checkpoint.folders import is_own
 from checkdam.checkpoint.manifest import CheckpointManifest, FileHandle, SourceSnapshot, SubtaskSnapshot
 from checkdam.core.errors import CheckpointError
 from checkdam.wire.messages import Ack
 
-CheckpointCause = Literal["restored", "interval", "request", "stop", "final"]
-"""Why a checkpoint was taken: before this epoch, the schedule, the API, a stop, the end of input."""
+CheckpointCause = Literal["restored", "interval", "request", "savepoint", "stop", "final"]
+"""Why a checkpoint was taken: before this epoch, the schedule, the API, to be a savepoint, a stop, the end of input."""
 
 CheckpointStatus = Literal["IN_PROGRESS", "COMPLETED", "FAILED"]
 
@@ -41,6 +42,7 @@ class CheckpointRecord(msgspec.Struct, rename="camel"):
         duration_ms: From trigger to the journal entry or the failure; `None` while in progress.
         size_bytes: Of all files, those of older checkpoints that it refers to included.
         uploaded_bytes: Of what was uploaded for it.
+        full: Whether it names no file of an older checkpoint; known when it has completed.
         alignment_ms: The longest time that a worker held back an input for it.
         pause_ms: The longest time that a task thread stood still for its snapshot.
         acknowledged: Workers that have acknowledged.
@@ -57,6 +59,7 @@ class CheckpointRecord(msgspec.Struct, rename="camel"):
     duration_ms: int | None = None
     size_bytes: int = 0
     uploaded_bytes: int = 0
+    full: bool = False
     alignment_ms: int = 0
     pause_ms: int = 0
     acknowledged: int = 0
@@ -74,6 +77,7 @@ class PendingCheckpoint:
         parallelism: How many workers must acknowledge.
         started_ms: Monotonic time of the trigger.
         sources: The enumerators' snapshots, taken in the step of the trigger.
+        base: The checkpoint whose files may be named again; `None` for a full one.
         acks: What has come, by worker index.
     """
 
@@ -83,6 +87,7 @@ class PendingCheckpoint:
     parallelism: int
     started_ms: int
     sources: dict[str, SourceSnapshot]
+    base: CheckpointManifest | None = None
     acks: dict[int, Ack] = field(default_factory=dict)
 
     def acknowledge(self, index: int, ack: Ack) -> bool:
@@ -103,14 +108,23 @@ class PendingCheckpoint:
         """The furthest processing time of any worker."""
         return max((ack.processing_time_ms for ack in self.acks.values()), default=0)
 
-    def check(self, base: CheckpointManifest | None, shared: bool) -> None:
+    def increments(self) -> int:
+        """`CheckpointManifest.increments` of what was acknowledged."""
+        known = self.base.paths() if self.base is not None else set()
+        named = {handle.path for snapshot in self.snapshots() for handle in snapshot.files}
+        return self.base.increments + 1 if self.base is not None and known & named else 0
+
+    def uploads(self) -> list[str]:
+        """The files that were acknowledged and belong to this try alone: to be deleted if it fails."""
+        return [path for ack in self.acks.values() for path in own_files(self.folder, ack)]
+
+    def check(self, shared: bool) -> None:
         """Check that what was acknowledged may become a checkpoint.
 
         Every worker speaks for its own subtasks, all have the same stages, and every file was uploaded in this try,
         is inline, or is a file of the base unchanged.
 
         Args:
-            base: The checkpoint that the trigger named as base.
             shared: Whether workers can reach storage; otherwise only inline files are accepted.
 
         Raises:
@@ -118,7 +132,7 @@ class PendingCheckpoint:
         """
         known = {
             (handle.path, handle.size_bytes, handle.sha256)
-            for snapshot in (base.subtasks if base else ())
+            for snapshot in (self.base.subtasks if self.base else ())
             for handle in snapshot.files
             if handle.path
         }
@@ -139,7 +153,7 @@ class PendingCheckpoint:
                     if not self._may_refer(handle, known, shared):
                         raise CheckpointError(
                             f"worker {index} acknowledged checkpoint {self.id} with the file {handle.path!r}, "
-                            f"which is neither below {self.folder!r} nor an unchanged file of the base"
+                            f"which was neither uploaded for {self.folder!r} nor is an unchanged file of the base"
                         )
 
     def _may_refer(self, handle: FileHandle, known: set[tuple[str, int, str]], shared: bool) -> bool:
@@ -147,9 +161,13 @@ class PendingCheckpoint:
             return not handle.path and len(handle.inline) == handle.size_bytes
         if not shared:
             return False
-        parts = handle.path.split("/")
-        own = handle.path.startswith(self.folder + "/") and not {"", ".", ".."} & set(parts)
-        return own or (handle.path, handle.size_bytes, handle.sha256) in known
+        return is_own(handle.path, self.folder) or (handle.path, handle.size_bytes, handle.sha256) in known
+
+
+def own_files(folder: str, ack: Ack) -> list[str]:
+    """The files that a worker acknowledged and had uploaded for the checkpoint in `folder`."""
+    named = (handle.path for snapshot in ack.snapshots for handle in snapshot.files)
+    return [path for path in named if is_own(path, folder)]
 
 
 @dataclass(frozen=True)
@@ -231,20 +249,35 @@ class CheckpointTracker:
         sources: dict[str, SourceSnapshot],
         now_ms: int,
         wall_ms: int,
+        base: CheckpointManifest | None = None,
     ) -> PendingCheckpoint:
         """Take the next number; acknowledgements are collected from now on."""
         record = CheckpointRecord(self.next_id, cause, "IN_PROGRESS", attempt, wall_ms, folder)
-        self.pending = PendingCheckpoint(self.next_id, folder, record, parallelism, now_ms, sources)
+        self.pending = PendingCheckpoint(self.next_id, folder, record, parallelism, now_ms, sources, base)
         self.history.append(record)
         self.next_id += 1
-        self._last_trigger_ms = now_ms
+        if cause != "savepoint":
+            self._last_trigger_ms = now_ms
         return self.pending
+
+    def set_aside(self, savepoint: PendingCheckpoint) -> None:
+        """All workers have acknowledged `savepoint`: another checkpoint may be taken before it is `saved`."""
+        if self.pending is savepoint:
+            self.pending = None
+
+    def saved(self, savepoint: PendingCheckpoint, size_bytes: int, now_ms: int) -> None:
+        """`savepoint`, of which the job takes no notice, lies in storage as a whole."""
+        savepoint.record.status = "COMPLETED"
+        savepoint.record.size_bytes = size_bytes
+        savepoint.record.full = True
+        self._end(savepoint, now_ms)
 
     def complete(self, pending: PendingCheckpoint, size_bytes: int, now_ms: int) -> None:
         """The journal holds `pending`."""
         record = pending.record
         record.status = "COMPLETED"
         record.size_bytes = size_bytes
+        record.full = pending.increments() == 0
         self._end(pending, now_ms)
         self.completed_total += 1
         self.consecutive_failures = 0
@@ -262,7 +295,8 @@ class CheckpointTracker:
         pending.record.status = "FAILED"
         pending.record.failure = reason
         self._end(pending, now_ms)
-        self.failed_total += 1
+        if pending.record.cause != "savepoint":
+            self.failed_total += 1
         if counts:
             self.consecutive_failures += 1
         return counts and self.consecutive_failures > self.schedule.tolerable_failures
@@ -273,22 +307,10 @@ class CheckpointTracker:
 
     def _end(self, pending: PendingCheckpoint, now_ms: int) -> None:
         pending.record.duration_ms = now_ms - pending.started_ms
-        self._earliest_ms = now_ms + self.schedule.min_pause_ms
+        if pending.record.cause != "savepoint":
+            self._earliest_ms = now_ms + self.schedule.min_pause_ms
         if self.pending is pending:
             self.pending = None
-
-
-def retain(retained: list[str], newest: str, count: int) -> tuple[list[str], list[str]]:
-    """The retained folders, oldest first, once `newest` has completed, and those that leave.
-
-    Args:
-        retained: The folders until now, oldest first.
-        newest: The folder of the checkpoint that completes.
-        count: How many are kept, at least 1.
-    """
-    folders = [folder for folder in retained if folder != newest] + [newest]
-    cut = max(0, len(folders) - max(count, 1))
-    return folders[cut:], folders[:cut]
 
 
 __all__ = [
@@ -299,5 +321,5 @@ __all__ = [
     "CheckpointTracker",
     "PendingCheckpoint",
     "Schedule",
-    "retain",
+    "own_files",
 ]

@@ -4,6 +4,20 @@
 entry as the commit point, deletes only after an entry that dropped what they delete, nothing at all while an entry is
 unsettled. All methods block; the job calls them one at a time in its storage thread.
 
+Why no file is deleted that is still needed, although checkpoints share files and everything may be late:
+
+* A file that several checkpoints name is deleted only if no manifest of `retained` names it, as the journal's last entry
+  has it *when the delete runs*, however long it waited in its queue. Only this thread changes `retained`.
+* A checkpoint in flight names nothing but its own uploads and files of its base. The base is the last completed checkpoint
+  and stays in `retained` until the one in flight has been journalled. Deletes for a checkpoint that failed take its own
+  uploads, which nobody else can name, by the names that they have (`checkpoint.folders.is_own`).
+* A worker deletes only what it uploaded itself, for a checkpoint that it has not acknowledged. What it names again of the
+  base it never deletes, and what it has acknowledged is the coordinator's.
+* A coordinator that was deposed and wakes up deletes by an old `retained`. Its successor began with the last checkpoint in that
+  very list, or with an older one of it; whatever it takes names files of those, or its own, whose names carry a higher epoch.
+* The sweep takes only what attempts before the running one have uploaded. Whatever one of their workers uploads later has a
+  name that nobody knows, and goes with the sweep after.
+
 A wish to start over, or from a certain checkpoint, comes with the coordinator's configuration, and a coordinator that
 died is started again with the same one. So the wish's *origin* is journalled with the first checkpoint that follows
 from it; a coordinator that finds its own wish's origin there goes on from the tail.
@@ -12,26 +26,33 @@ from it; a coordinator that finds its own wish's origin there goes on from the t
 from __future__ import annotations
 
 import logging
-import tempfile
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
+from checkdam.checkpoint.copies import copy_files
 from checkdam.checkpoint.entries import JournalEntry, Kind
-from checkdam.checkpoint.folders import Attempt, CheckpointFolder
+from checkdam.checkpoint.folders import METADATA, Attempt, CheckpointFolder, SavepointFolder
 from checkdam.checkpoint.journal import Journal
 from checkdam.checkpoint.manifest import CheckpointManifest, FileHandle
+from checkdam.checkpoint.opening import open_checkpoint
 from checkdam.checkpoint.storage.base import Storage
-from checkdam.checkpoint.store import CheckpointStore, open_checkpoint
-from checkdam.coordinator.checkpoints import retain
+from checkdam.checkpoint.store import CheckpointStore
+from checkdam.checkpoint.transfers import Transfers
+from checkdam.coordinator.retention import Retained, Retention, retain
 from checkdam.core import faultpoints
-from checkdam.core.errors import CorruptCheckpointError, StorageError, UnknownOutcomeError
+from checkdam.core.errors import CheckpointError, CorruptCheckpointError, StorageError, UnknownOutcomeError
+from checkdam.spec.checkpoint import CheckpointStorage
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _SETTLE_PAUSE_S: Final = 1.0
 
@@ -69,14 +90,28 @@ class Foreign:
     manifest: CheckpointManifest
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What must be known of a retained checkpoint; many of them name the same files, so a path is held once."""
+
+    created_ms: int
+    paths: tuple[str, ...]
+
+    @classmethod
+    def of(cls, folder: str, manifest: CheckpointManifest) -> _Facts:
+        paths = (*manifest.paths(), f"{folder}/{METADATA}")
+        return cls(manifest.created_ms, tuple(map(sys.intern, paths)))
+
+
 class Ledger:
     """The records of one job.
 
     Args:
         storage: The job's.
         job_id: Whose records they are.
-        retained: How many completed checkpoints are kept.
+        retention: Which completed checkpoints are kept.
         journal: Over `storage`.
+        transfers: Moves files; by default threads of its own.
         sleep: Waits for that many seconds.
 
     Attributes:
@@ -90,8 +125,9 @@ class Ledger:
         storage: Storage,
         job_id: str,
         *,
-        retained: int,
+        retention: Retention,
         journal: Journal,
+        transfers: Transfers | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.storage = storage
@@ -99,25 +135,26 @@ class Ledger:
         self.notes = Notes()
         self.resumes_stop = False
         self._folder = ""
-        self._store = CheckpointStore(storage, job_id)
+        self._store = CheckpointStore(storage, job_id, transfers)
         self._journal = journal
-        self._keep = retained
+        self._retention = retention
         self._sleep = sleep
         self._retained: list[str] = []
-        self._dropped: list[str] = []
-        self._manifests: dict[str, CheckpointManifest] = {}
+        self._doomed: dict[str, set[str]] = {}
+        self._facts: dict[str, _Facts] = {}
 
     @property
     def epoch(self) -> int:
         """The coordinator's epoch; 0 before `take_over`."""
         return self._journal.epoch
 
-    def take_over(self, *, fresh: bool, resume: bool, origin: str, again: bool) -> Verdict:
+    def take_over(self, *, fresh: bool, resume: bool, origin: str, again: bool, since_epoch: int = 0) -> Verdict:
         """Fence the journal, unless what it says keeps the job from starting.
 
         Args:
             fresh: The job is to start over.
             resume: The job may start although it was stopped.
+            since_epoch: What was stopped in this epoch or a later one stays so; 0: `resume` holds for every stop.
             origin: Names the wish to start over or from a certain checkpoint, which overrules what keeps the job from starting;
                 empty if there is none.
             again: This coordinator replaces one that was started with the same wish.
@@ -128,6 +165,9 @@ class Ledger:
         """
         tail = self._journal.tail()
         wished = bool(origin) and not (again and _notes(tail).origin == origin)
+        resume = resume and not (
+            since_epoch and tail is not None and tail.kind == "stopped" and tail.epoch >= since_epoch
+        )
         if not wished and (verdict := _verdict(tail, resume)) != "go":
             return verdict
         fence = self._journal.fence(fresh and wished)
@@ -147,7 +187,7 @@ class Ledger:
             IncompatibleCheckpointError: It is of another job or a newer format.
             StorageError: Storage failed.
         """
-        self.base = Base(self._folder, self._manifest(self._folder)) if self._folder else None
+        self.base = Base(self._folder, self._store.read_manifest(self._folder)) if self._folder else None
         return self.base
 
     def fall_back(self, attempt: int) -> Base:
@@ -161,9 +201,12 @@ class Ledger:
         while older:
             folder = older[-1]
             try:
-                manifest = self._manifest(folder)
+                manifest = self._store.read_manifest(folder)
+                problem = "the job was drained for it" if manifest.drained else ""
             except CorruptCheckpointError as error:
-                _log.warning("cannot fall back to %s: %s", folder, error)
+                problem = str(error)
+            if problem:
+                _log.warning("cannot fall back to %s: %s", folder, problem)
                 older.pop()
                 continue
             self._append("rollback", attempt, checkpoint=folder, retained=older)
@@ -198,16 +241,29 @@ class Ledger:
         faultpoints.hit("before-manifest")
         self._store.write_manifest(folder, manifest)
         faultpoints.hit("after-manifest")
-        kept, dropped = retain(self._retained, folder, self._keep)
+        kept, dropped = retain(self._aged(), folder, manifest.created_ms, self._retention)
         notes = msgspec.structs.replace(notes or self.notes, committed=-1)
         faultpoints.hit("before-journal")
         self._append(kind, manifest.attempt, checkpoint=folder, retained=kept, notes=notes)
         faultpoints.hit("journal-written")
         self.notes = notes
         self._retained, self._folder = kept, folder
-        self._dropped += dropped
-        self._manifests[folder] = manifest
+        self._doomed.update((gone, set()) for gone in dropped)
+        self._facts[folder] = _Facts.of(folder, manifest)
         self.base = Base(folder, manifest)
+
+    def save(self, folder: str, manifest: CheckpointManifest) -> None:
+        """Complete a savepoint of which the journal is to know nothing: write its manifest.
+
+        Raises:
+            StorageError: It cannot be said to be complete.
+            DeposedError: Another coordinator owns the job.
+        """
+        faultpoints.hit("before-savepoint")
+        self._store.write_manifest(folder, manifest)
+        # A successor sweeps what dead attempts have left incomplete. If there is none by now, it will find this complete.
+        self._journal.check()
+        faultpoints.hit("after-savepoint")
 
     def close(self, kind: Literal["stopped", "finished"], attempt: int) -> None:
         """Journal that the job has ended, and that its sinks have committed all there is.
@@ -227,32 +283,40 @@ class Ledger:
         """
         self._journal.check()
 
-    def delete_dropped(self) -> None:
-        """Delete the checkpoints that have left `retained`; what fails is tried again at the next call.
+    def delete_doomed(self) -> None:
+        """Delete the checkpoints that have left `retained` or failed; what fails is tried again at the next call.
 
         Raises:
             StorageError, CheckpointError: Storage failed, or a retained checkpoint cannot be read.
         """
-        while self._dropped:
-            self.discard(self._dropped[0])
-            self._manifests.pop(self._dropped.pop(0), None)
+        if not self._doomed or self._journal.unsettled:
+            return
+        kept = self._kept_paths()
+        for folder in list(self._doomed):
+            if folder not in self._retained:
+                # Remembered, because what its manifest names cannot be told any more once that is gone.
+                self._doomed[folder] = self._store.files_of(folder, self._doomed[folder])
+                self._store.delete_files(self._doomed[folder] - kept)
+                self._facts.pop(folder, None)
+            del self._doomed[folder]
 
-    def discard(self, folder: str) -> None:
-        """Delete what is in the folder of a checkpoint that does not count, or does not any more.
+    def discard(self, folder: str, uploads: Iterable[str] = ()) -> None:
+        """Delete a checkpoint that does not count: what is in its folder, and `uploads` that were acknowledged for it.
 
         Raises:
-            StorageError, CheckpointError: Storage failed, or a retained checkpoint cannot be read.
+            StorageError, CheckpointError: Storage failed, or a retained checkpoint cannot be read; `delete_doomed` goes on.
         """
-        if folder not in self._retained and not self._journal.unsettled:
-            self._store.delete_checkpoint(folder, [self._manifest(kept) for kept in self._retained])
+        self._doomed.setdefault(folder, set()).update(uploads)
+        self.delete_doomed()
 
     def sweep(self, running: Attempt) -> int:
         """Delete what attempts before `running` have left and no retained checkpoint names; returns how many files.
 
         Raises:
-            StorageError, CheckpointError: Storage failed, or a retained checkpoint cannot be read.
+            StorageError, CheckpointError: Storage failed, or a retained checkpoint cannot be read; then nothing was deleted,
+                since nobody knows what it names.
         """
-        return 0 if self._journal.unsettled else self._store.sweep(running, self._retained)
+        return 0 if self._journal.unsettled else self._store.sweep(running, self._kept_paths())
 
     def prune(self) -> None:
         """Delete journal entries that nobody needs any more.
@@ -270,19 +334,25 @@ class Ledger:
         """
         self._append("checkpoint", 0)
 
-    def open_foreign(self, uri: str, base_folder: Path) -> Foreign:
+    def open_foreign(self, uri: str, base_folder: Path, options: CheckpointStorage) -> Foreign:
         """Open a checkpoint that the journal does not lead to.
 
         Args:
             uri: Of the checkpoint, or of a job's folder.
             base_folder: What a relative path is relative to.
+            options: The job's own storage, whose options hold for a uri of the same scheme.
 
         Raises:
             CheckpointError: There is none, or it is damaged.
             StorageError: Storage failed.
         """
-        store, folder = open_checkpoint(uri, base_folder)
-        return Foreign(store, store.read_manifest(folder))
+        store, folder = open_checkpoint(uri, base_folder, options)
+        manifest = store.read_manifest(folder)
+        tail = Journal(store.storage).tail()
+        if tail is not None and tail.checkpoint == folder and _notes(tail).committed >= manifest.id:
+            # A savepoint that a job was stopped with does not say so itself: it was complete before its sinks had committed.
+            manifest = msgspec.structs.replace(manifest, committed=True)
+        return Foreign(store, manifest)
 
     def adopt(self, foreign: Foreign, folder: str) -> CheckpointManifest:
         """Copy the files of a checkpoint to `folder` of this job, so that nothing ever refers to files elsewhere.
@@ -294,38 +364,42 @@ class Ledger:
             CorruptCheckpointError: A file is damaged.
             StorageError: Storage failed.
         """
-        manifest = foreign.manifest
-        copies: dict[str, FileHandle] = {}
-        with tempfile.TemporaryDirectory(prefix="checkdam-adopt-") as directory:
-            for handle in (handle for snapshot in manifest.subtasks for handle in snapshot.files):
-                if handle.path and handle.path not in copies:
-                    local = Path(directory) / str(len(copies))
-                    foreign.store.fetch_file(handle, local)
-                    copies[handle.path] = self._put(handle, local, f"{folder}/adopted-{len(copies)}")
-                    local.unlink()
-        subtasks = [
-            msgspec.structs.replace(
-                snapshot,
-                files=[
-                    msgspec.structs.replace(copies[handle.path], name=handle.name) if handle.path else handle
-                    for handle in snapshot.files
-                ],
-            )
-            for snapshot in manifest.subtasks
-        ]
-        return msgspec.structs.replace(manifest, subtasks=subtasks)
 
-    def _put(self, handle: FileHandle, local: Path, prefix: str) -> FileHandle:
-        if not self.storage.shared:
-            return msgspec.structs.replace(handle, path="", inline=local.read_bytes())
-        path = f"{prefix}-{handle.path.rsplit('/', 1)[-1]}"
-        self.storage.put_file(path, local)
-        return msgspec.structs.replace(handle, path=path)
+        def path_of(number: int, handle: FileHandle) -> str:
+            return f"{folder}/adopted-{number}-{handle.path.rsplit('/', 1)[-1]}"
 
-    def _manifest(self, folder: str) -> CheckpointManifest:
-        if folder not in self._manifests:
-            self._manifests[folder] = self._store.read_manifest(folder)
-        return self._manifests[folder]
+        return copy_files(foreign.store, foreign.manifest, self.storage, path_of, self._store.transfers)
+
+    def _kept_paths(self) -> set[str]:
+        """All files of retained checkpoints. A savepoint's are its own, and are never deleted anyhow."""
+        folders = [folder for folder in self._retained if not SavepointFolder.parse(folder)]
+        return {path for facts in self._each(self._fact, folders) for path in facts.paths}
+
+    def _aged(self) -> list[Retained]:
+        """What is retained, with its age where that plays a part."""
+        if not self._retention.for_ms:
+            return [Retained(folder, 0) for folder in self._retained]
+        return self._each(self._age, self._retained)
+
+    def _age(self, folder: str) -> Retained:
+        """A retained checkpoint with its age; one that cannot be read any more is as old as can be."""
+        try:
+            return Retained(folder, self._fact(folder).created_ms)
+        except CheckpointError:
+            return Retained(folder, 0)
+        except StorageError:
+            return Retained(folder, None)
+
+    def _fact(self, folder: str) -> _Facts:
+        if folder not in self._facts:
+            self._facts[folder] = _Facts.of(folder, self._store.read_manifest(folder))
+        return self._facts[folder]
+
+    def _each(self, read: Callable[[str], T], folders: Sequence[str]) -> list[T]:
+        """`read` for each folder, several at a time where storage must be asked."""
+        if all(folder in self._facts for folder in folders):
+            return [read(folder) for folder in folders]
+        return self._store.transfers.run([partial(read, folder) for folder in folders])
 
     def _append(
         self,
@@ -360,9 +434,9 @@ class Ledger:
             return last
 
 
-def checkpoint_folder(checkpoint: int, epoch: int, attempt: int) -> str:
-    """The folder of checkpoint `checkpoint` of an attempt: a number is used once within an epoch, so no name twice."""
-    return str(CheckpointFolder(checkpoint, epoch, attempt))
+def checkpoint_folder(checkpoint: int, attempt: Attempt, *, savepoint: bool = False) -> str:
+    """The folder of checkpoint or savepoint `checkpoint` of an attempt: a number is used once within an epoch, so no name twice."""
+    return str((SavepointFolder if savepoint else CheckpointFolder)(checkpoint, attempt.epoch, attempt.attempt))
 
 
 def _notes(entry: JournalEntry | None) -> Notes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from checkdam.checkpoint.manifest import CheckpointManifest
 from checkdam.coordinator.ledger import Base, Foreign, Ledger, Notes, Verdict, checkpoint_folder
 from checkdam.coordinator.threads import SerialThread
 from checkdam.core.errors import CheckpointError, StorageError
+from checkdam.spec.checkpoint import CheckpointStorage
 from checkdam.wire.messages import AttemptId
 
 _log = logging.getLogger(__name__)
@@ -71,13 +72,15 @@ class Records:
         """The last completed checkpoint."""
         return self._ledger.base.manifest if self._ledger.base is not None else None
 
-    def folder(self, checkpoint: int, attempt: AttemptId) -> str:
-        """The folder of a new checkpoint."""
-        return checkpoint_folder(checkpoint, attempt.epoch, attempt.attempt)
+    def folder(self, checkpoint: int, attempt: AttemptId, *, savepoint: bool = False) -> str:
+        """The folder of a new checkpoint or savepoint."""
+        return checkpoint_folder(checkpoint, attempt, savepoint=savepoint)
 
-    async def take_over(self, *, fresh: bool, resume: bool, origin: str, again: bool) -> Verdict:
+    async def take_over(self, *, fresh: bool, resume: bool, origin: str, again: bool, since_epoch: int) -> Verdict:
         """`Ledger.take_over`."""
-        return await self._thread.run(self._ledger.take_over, fresh=fresh, resume=resume, origin=origin, again=again)
+        return await self._thread.run(
+            self._ledger.take_over, fresh=fresh, resume=resume, origin=origin, again=again, since_epoch=since_epoch
+        )
 
     async def read_base(self) -> Base | None:
         """`Ledger.read_base`."""
@@ -95,9 +98,9 @@ class Records:
         """`Ledger.resume`."""
         await self._thread.run(self._ledger.resume)
 
-    async def open_foreign(self, uri: str, base_folder: Path) -> Foreign:
+    async def open_foreign(self, uri: str, base_folder: Path, options: CheckpointStorage) -> Foreign:
         """`Ledger.open_foreign`."""
-        return await self._thread.run(self._ledger.open_foreign, uri, base_folder)
+        return await self._thread.run(self._ledger.open_foreign, uri, base_folder, options)
 
     async def adopt(self, foreign: Foreign, folder: str) -> CheckpointManifest:
         """`Ledger.adopt`."""
@@ -112,7 +115,11 @@ class Records:
     ) -> None:
         """`Ledger.commit`; what leaves `retained` is deleted in the background."""
         await self._thread.run(self._ledger.commit, folder, manifest, kind, notes)
-        self._clean(self._ledger.delete_dropped)
+        self._clean(self._ledger.delete_doomed)
+
+    async def save(self, folder: str, manifest: CheckpointManifest) -> None:
+        """`Ledger.save`."""
+        await self._thread.run(self._ledger.save, folder, manifest)
 
     async def close(self, kind: Literal["stopped", "finished"], attempt: int) -> None:
         """`Ledger.close`."""
@@ -129,9 +136,9 @@ class Records:
         except StorageError as error:
             _log.warning("the journal cannot be reached: %s", error)
 
-    def discard(self, folder: str) -> None:
-        """Delete the files of a checkpoint that failed, in the background."""
-        self._clean(lambda: self._ledger.discard(folder))
+    def discard(self, folder: str, uploads: Sequence[str] = ()) -> None:
+        """Delete the files of a checkpoint that failed, in the background: `Ledger.discard`."""
+        self._clean(lambda: self._ledger.discard(folder, uploads))
 
     def sweep(self, running: AttemptId) -> None:
         """Delete what attempts before `running` have left, in the background."""

@@ -22,7 +22,8 @@ from checkdam.operators.source import SourceOperator, SourcePort
 from checkdam.state.base import KeyedBackend, StoredSnapshot
 from checkdam.worker.channels import Input, Link, LocalLink, Output
 from checkdam.worker.partition import make_emit
-from checkdam.worker.subtask import Exit, Parts, Subtask
+from checkdam.worker.parts import Exit, Parts
+from checkdam.worker.subtask import Subtask
 
 
 class Network(Protocol):
@@ -142,9 +143,10 @@ def _subtask(
     everything = restore.subtasks if restore is not None else []
     snapshots = [s for s in everything if s.stage == stage.id]
     metrics = [OperatorMetrics() for _ in stage.nodes]
-    backend = _backend(stage, snapshots, settings, around) if stage.keyed else None
+    groups = key_group_range(settings.max_parallelism, settings.parallelism, settings.index)
+    backend = _backend(stage, groups, snapshots, around) if stage.keyed else None
     source = _source(stage, metrics[0], everything, settings, around, restore)
-    floor = _floor(snapshots)
+    floor = _floor(snapshots, groups)
     operators = [node.factory() for node in stage.nodes if node.factory is not None]
     subtask = Subtask(
         Parts(
@@ -160,7 +162,7 @@ def _subtask(
             aligned=settings.mode != "AtLeastOnce",
             batch_records=settings.batch_records,
             on_barrier=around.on_barrier,
-            floor_ms=min(floor.by_group.values(), default=MIN_TIME),
+            floor=floor,
         )
     )
 
@@ -191,18 +193,18 @@ def _restored(snapshots: list[SubtaskSnapshot], operator_id: str) -> list[Any]:
     return [msgspec.msgpack.decode(s.operators[operator_id]) for s in snapshots if operator_id in s.operators]
 
 
-def _floor(snapshots: list[SubtaskSnapshot]) -> WatermarkFloor:
-    by_group = {}
+def _floor(snapshots: list[SubtaskSnapshot], groups: range) -> WatermarkFloor:
+    """What the key groups `groups` had reached; of snapshots that cover more, no more than that."""
+    stored: dict[int, int] = {}
     for snapshot in snapshots:
-        if snapshot.key_groups is not None and snapshot.watermark_ms > MIN_TIME:
-            by_group.update(dict.fromkeys(range(*snapshot.key_groups), snapshot.watermark_ms))
-    return WatermarkFloor(by_group)
+        if snapshot.key_groups is not None:
+            alike = [(*snapshot.key_groups, snapshot.watermark_ms)]
+            for first, after, watermark_ms in snapshot.group_watermarks or alike:
+                stored.update(dict.fromkeys(range(first, after), watermark_ms))
+    return WatermarkFloor({group: stored.get(group, MIN_TIME) for group in groups} if stored else {})
 
 
-def _backend(
-    stage: Stage, snapshots: list[SubtaskSnapshot], settings: WorkerSettings, around: Surroundings
-) -> KeyedBackend:
-    groups = key_group_range(settings.max_parallelism, settings.parallelism, settings.index)
+def _backend(stage: Stage, groups: range, snapshots: list[SubtaskSnapshot], around: Surroundings) -> KeyedBackend:
     backend = around.make_backend(stage.id, groups)
     keyed = [snapshot for snapshot in snapshots if snapshot.key_groups is not None]
     if keyed:

@@ -22,6 +22,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         index: The worker's index, from 0.
         secret_file: A file that holds the job's secret.
         run_dir: A folder of this worker alone, for local state and files on their way.
+        local_dir: Where files of the last checkpoint are kept for local recovery: a folder of the worker's index alone, which outlives
+            its process where the disk does. Empty: in `run_dir`.
         address_file: JSON with the coordinator's current address, read at every connect; or else
         coordinator: `host:port` of the coordinator.
         host: The address on which the task process listens for its peers.
@@ -34,11 +36,17 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     secret_file: str
     run_dir: str
+    local_dir: str = ""
     address_file: str = ""
     coordinator: str = ""
     host: str = "127.0.0.1"
     lifeline_fd: int = -1
     termination_log: str = ""
+
+    @property
+    def local_folder(self) -> Path:
+        """Where files are kept for local recovery."""
+        return Path(self.local_dir) if self.local_dir else Path(self.run_dir) / "local"
 
     @property
     def secret(self) -> bytes:

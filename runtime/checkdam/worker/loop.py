@@ -55,6 +55,8 @@ class Snapshots(Protocol):
 
     def add(self, subtask: Subtask, checkpoint: int) -> None: ...
 
+    def complete(self, checkpoint: int) -> None: ...
+
     def abort(self, checkpoint: int) -> None: ...
 
 
@@ -226,6 +228,9 @@ class TaskLoop:
 
     def _trigger(self, message: Trigger) -> None:
         self.snapshots.begin(message)
+        if message.drain:
+            for subtask in self.subtasks:
+                subtask.drain(message.checkpoint)
         for operator_id, subtask in self._sources.items():
             self._source(operator_id).stopped = message.stop
             subtask.trigger(message.checkpoint)
@@ -238,6 +243,7 @@ class TaskLoop:
                 subtask.source.stopped = False
 
     def _complete(self, checkpoint: int) -> None:
+        self.snapshots.complete(checkpoint)
         for subtask in self.subtasks:
             for operator in subtask.operators:
                 if isinstance(operator, CommittingOperator):

@@ -6,7 +6,7 @@
     + sending channels × one batch     of each: the batch that found no credit and waits
     + state backend                    rocksdb: `spec.stateBackend.rocksdb.memory`; hashmap: the state itself, twice
                                        where it is written to while a snapshot's child holds the old pages
-    + upload threads × 1 MiB           copying buffers
+    + parallelTransfers × 8 MiB        parts of files on their way to storage or back
     + rows since the last checkpoint   of file sinks whose disk is full, up to 64 MiB a writer; else in files
 
 Everything else is the process's base: the interpreter and the user's modules.

@@ -12,20 +12,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from checkdam.core.batch import MAX_TIME, MIN_TIME, Batch
-from checkdam.core.clock import Clock
 from checkdam.core.errors import CheckdamError
-from checkdam.graph.plan import Stage
-from checkdam.operators.base import Operator, OperatorMetrics
+from checkdam.operators.base import Operator
 from checkdam.operators.source import SourceOperator
 from checkdam.operators.user import user_error
-from checkdam.state.base import KeyedBackend
 from checkdam.worker.alignment import Alignment
 from checkdam.worker.channels import BARRIER, DATA, END, IDLE, WATERMARK, Input, Output
-from checkdam.worker.partition import Emit
+from checkdam.worker.parts import Parts
 
 QUANTUM_NS: Final = 20_000_000
 """After so long a step ends between two batches, so that control messages are looked at."""
@@ -39,36 +35,6 @@ FAST_CALL_NS: Final = 25_000_000
 
 _NOT_NOW: Final = Batch([])
 """Yielded where an operator in the middle of a chain takes no records now: go on when it has called `wake`."""
-
-
-@dataclass
-class Exit:
-    """An edge that leaves the stage after the operator at `position`, for batches tagged `tag`."""
-
-    position: int
-    tag: str
-    emit: Emit
-    outputs: list[Output]
-
-
-@dataclass
-class Parts:
-    """What a subtask is put together from."""
-
-    stage: Stage
-    index: int
-    operators: list[Operator]
-    metrics: list[OperatorMetrics]
-    source: SourceOperator | None
-    backend: KeyedBackend | None
-    inputs: list[Input]
-    exits: list[Exit]
-    clock: Clock
-    aligned: bool
-    batch_records: int
-    on_barrier: Callable[[Subtask, int], None]
-    floor_ms: int = MIN_TIME
-    """The watermark up to which the restored state had been processed."""
 
 
 class Subtask:
@@ -94,7 +60,7 @@ class Subtask:
         self._exits = parts.exits
         self._outputs: Sequence[Output] = [output for exit_ in parts.exits for output in exit_.outputs]
         self._clock = parts.clock
-        self._floor_ms = parts.floor_ms
+        self._floor = parts.floor
         self._on_barrier = parts.on_barrier
         self._limit = self._most_records = parts.batch_records
         self._running: Iterator[tuple[int, Batch]] | None = None
@@ -102,6 +68,7 @@ class Subtask:
         self._turn = 0
         self._alignment = Alignment(parts.inputs, parts.aligned, parts.clock)
         self._trigger = 0
+        self._drain = 0
         self._after_barrier: list[Callable[[], None]] = []
         self._marks = [MIN_TIME] * (len(parts.operators) + 1)
         self._idle_sent = False
@@ -126,9 +93,13 @@ class Subtask:
         if self._running is not None:
             return self._drive()
         if self._trigger:
-            self._pass_barrier(self._trigger)
-            self._forget_trigger()
-            return True
+            drains = self._trigger == self._drain
+            if drains and self.source is not None and self.watermark_ms < MAX_TIME:
+                return self._ready() and self._begin(self._advance(MAX_TIME))
+            if not (drains and self._pending()):
+                self._pass_barrier(self._trigger)
+                self._forget_trigger()
+                return True
         if self.woken and self._ready():
             self.woken = False
             return self._begin(self._poll())
@@ -150,6 +121,11 @@ class Subtask:
             # A lower one that has not passed is cancelled; what waited for it belongs before this one.
             self._forget_trigger()
             self._trigger = checkpoint
+
+    def drain(self, checkpoint: int) -> None:
+        """Barrier `checkpoint`, which has not come yet, drains: sources let all event time pass before it, and where something is
+        in flight it waits, since the watermark does as well."""
+        self._drain = checkpoint
 
     def after_barrier(self, work: Callable[[], None]) -> None:
         """Sources: do `work` now, or when the barrier that was triggered has passed or is void."""
@@ -180,8 +156,14 @@ class Subtask:
 
     @property
     def reached_ms(self) -> int:
-        """The watermark up to which the state has been processed, which a restore must not fall behind."""
-        return max(self._floor_ms, self.watermark_ms)
+        """The watermark up to which all of the state has been processed, which a restore must not fall behind."""
+        return max(self._floor.lowest_ms, self.watermark_ms)
+
+    @property
+    def group_watermarks(self) -> list[tuple[int, int, int]]:
+        """Where some key groups had got further before a rescale: (first group, group after the last, watermark) of all."""
+        reached = self._floor.reached(self.watermark_ms)
+        return reached if len(reached) > 1 else []
 
     @property
     def alignment_ms(self) -> int:
@@ -262,7 +244,10 @@ class Subtask:
             if kind == BARRIER:
                 channel.queue.popleft()
                 if self._alignment.arrive(number, value):
-                    self._pass_barrier(value)
+                    if value == self._drain and self._pending():
+                        self._trigger = value
+                    else:
+                        self._pass_barrier(value)
                 return True
             if not ready:
                 continue
@@ -289,15 +274,17 @@ class Subtask:
             channel.watermark_ms = MAX_TIME
             if all(other.ended for other in self.inputs):
                 return self._begin(self._end())
-        # An input that has ended holds nothing back, but neither may it speak for idle ones, which can come back.
-        active = [other.watermark_ms for other in self.inputs if not other.idle and not other.ended]
-        if not active:
+        # An input through which all time has passed holds nothing back, but neither may it speak for idle ones, which can
+        # come back.
+        open_inputs = [other for other in self.inputs if other.watermark_ms < MAX_TIME]
+        active = [other.watermark_ms for other in open_inputs if not other.idle]
+        if open_inputs and not active:
             if not self._idle_sent:
                 self._send_idle()
             return True
         if self._idle_sent:
             self._send_mark(self._marks[-1])
-        mark = min(active)
+        mark = min(active, default=MAX_TIME)
         return mark <= self.watermark_ms or self._begin(self._advance(mark))
 
     def _pass_barrier(self, checkpoint: int) -> None:

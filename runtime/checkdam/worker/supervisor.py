@@ -95,12 +95,7 @@ class Supervisor:
         self._instance = secrets.token_hex(8)
         self._secret = config.secret
         storage = self._job.spec.checkpoint.storage
-        self._storage = open_storage(
-            storage.uri,
-            self._job.job_id,
-            base=Path(config.base_folder),
-            memory_limit_bytes=storage.memory_limit_bytes,
-        )
+        self._storage = open_storage(storage, self._job.job_id, base=Path(config.base_folder))
         graph = load_graph(self._job, Path(config.base_folder), self._run_dir / "inline")
         self._plan = make_plan(graph)
         spec = self._job.spec
@@ -298,6 +293,7 @@ class Supervisor:
                     secret=self._secret,
                     storage=self._storage,
                     directory=directory,
+                    local_folder=self._config.local_folder,
                     host=self._config.host,
                     control=theirs,
                     heartbeat_timeout_s=self._heartbeat_timeout_s,

@@ -31,8 +31,8 @@ import psutil
 
 from checkdam.checkpoint.manifest import SubtaskSnapshot
 from checkdam.checkpoint.storage.base import Storage
-from checkdam.checkpoint.store import CheckpointStore
 from checkdam.checkpoint.stored import FetchedSnapshot
+from checkdam.checkpoint.transfers import Transfers
 from checkdam.core.clock import SystemClock
 from checkdam.core.errors import (
     CheckdamError,
@@ -67,8 +67,10 @@ from checkdam.wire.messages import (
     encode,
 )
 from checkdam.worker.assemble import Surroundings, WorkerSettings, assemble
+from checkdam.worker.checkpoint_files import CheckpointFiles
 from checkdam.worker.commits import CommitThread, run_with_retries
 from checkdam.worker.exchange import Exchange, Identity
+from checkdam.worker.local_files import open_local_files
 from checkdam.worker.loop import TaskLoop
 from checkdam.worker.pipe import FramePipe
 from checkdam.worker.snapshots import Snapshotter
@@ -103,6 +105,7 @@ class TaskSetup:
         secret: The job's secret.
         storage: Checkpoint storage.
         directory: A folder of this attempt alone; exists and is empty.
+        local_folder: Where files are kept for local recovery, on the same file system; it outlives the attempt.
         host: Where to listen for peers.
         control: The socket to the supervisor.
         heartbeat_timeout_s: Without a word from the coordinator for so long, the process ends.
@@ -114,6 +117,7 @@ class TaskSetup:
     secret: bytes = field(repr=False)
     storage: Storage
     directory: Path
+    local_folder: Path
     host: str
     control: socket.socket
     heartbeat_timeout_s: float
@@ -150,12 +154,12 @@ class TaskProcess:
         self._peers_known = threading.Event()
         self._groups = KeyGroups(setup.job.spec.max_parallelism)
         self._last_ping = time.monotonic()
-        self._store = CheckpointStore(setup.storage, setup.job.job_id)
+        self._files = _checkpoint_files(setup)
         self._snapshots = Snapshotter(
             self.attempt,
             setup.deploy.index,
             len(setup.plan.stages),
-            setup.storage,
+            self._files,
             setup.directory / "snapshots",
             self.send,
             self._clock,
@@ -183,6 +187,7 @@ class TaskProcess:
         except CheckdamError as error:
             raise PeerLostError(str(error)) from error
         restored_bytes = self._restore()
+        self._files.tidy()
         self._exchange.start()
         hit("worker-restored")
         for subtask in self._loop.subtasks:
@@ -192,7 +197,7 @@ class TaskProcess:
         hit("worker-ready")
         gc.collect()
         gc.freeze()
-        self.send(Ready(self.attempt, restored_bytes))
+        self.send(Ready(self.attempt, restored_bytes, self._files.fetched_bytes))
         self._loop.run()
         # The job has ended: sinks and functions get to close what they hold.
         self._loop.close()
@@ -263,7 +268,7 @@ class TaskProcess:
 
     def _stored(self, snapshot: SubtaskSnapshot) -> StoredSnapshot:
         directory = self._setup.directory / "restore" / f"{snapshot.stage}-{snapshot.subtask}"
-        return FetchedSnapshot(snapshot, directory, self._store.fetch_files)
+        return FetchedSnapshot(snapshot, directory, self._files.fetch)
 
     def _post(self, work: Callable[[], None]) -> None:
         self._loop.post(work)
@@ -320,6 +325,20 @@ class TaskProcess:
                 self._exchange.rejected_peers,
             )
         )
+
+
+def _checkpoint_files(setup: TaskSetup) -> CheckpointFiles:
+    checkpoint = setup.job.spec.checkpoint
+    local = None
+    if checkpoint.local_recovery and setup.storage.shared:
+        local = open_local_files(setup.local_folder, setup.job.job_id, setup.storage.uri)
+    return CheckpointFiles(
+        setup.storage,
+        transfers=Transfers(checkpoint.storage.parallel_transfers),
+        incremental=checkpoint.incremental,
+        restored=setup.deploy.restore,
+        local=local,
+    )
 
 
 def main(setup: TaskSetup) -> None:
