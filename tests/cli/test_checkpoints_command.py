@@ -13,6 +13,7 @@ from checkdam.checkpoint.journal import Journal
 from checkdam.checkpoint.manifest import FORMAT_VERSION, CheckpointManifest, FileHandle, OperatorInfo, SubtaskSnapshot
 from checkdam.checkpoint.storage.locate import open_storage
 from checkdam.checkpoint.store import CheckpointStore
+from checkdam.spec.checkpoint import CheckpointStorage
 
 STATE = b"state of the window" * 100
 
@@ -46,7 +47,7 @@ def take_checkpoint(store: CheckpointStore, number: int) -> str:
 @pytest.fixture
 def job(tmp_path: Path) -> Path:
     """The folder of a job that retains checkpoints 2 and 3 and has dropped 1."""
-    storage = open_storage(tmp_path.as_uri(), "default/job")
+    storage = open_storage(CheckpointStorage(uri=tmp_path.as_uri()), "default/job")
     store = CheckpointStore(storage, "default/job")
     journal = Journal(storage)
     journal.fence()
@@ -107,7 +108,10 @@ def test_show_as_json_is_the_manifest(job: Path, capsys: pytest.CaptureFixture[s
 def test_verify_finds_whole_checkpoints_good(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = call(capsys, "checkpoints", "verify", job)
 
-    assert (outcome.code, outcome.out) == (0, "chk-2-1.1-0 is good\nchk-3-1.1-0 is good\n")
+    good, orphans = outcome.out.split("2 files", 1)
+    assert (outcome.code, good) == (0, "chk-2-1.1-0 is good\nchk-3-1.1-0 is good\n")
+    assert "belong to none of these" in orphans
+    assert "  - chk-1-1.1-0/_metadata\n" in orphans
 
 
 def test_verify_exits_with_1_and_names_the_damaged_file(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +123,22 @@ def test_verify_exits_with_1_and_names_the_damaged_file(job: Path, capsys: pytes
     assert outcome.code == as_json.code == 1
     assert "chk-2-1.1-0 is good\nchk-3-1.1-0 is damaged:\n  - " in outcome.out
     assert "state-0" in outcome.out
-    assert list(json.loads(as_json.out)) == ["chk-3-1.1-0"]
+    found = json.loads(as_json.out)
+    assert (list(found), list(found["checkpoints"])) == (["journal", "checkpoints", "orphans"], ["chk-3-1.1-0"])
+
+
+def test_verify_tells_of_a_damaged_journal_and_still_reads_the_checkpoints(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = sorted((job / "journal").rglob("0*"))[-1]
+    last.chmod(0o644)
+    last.write_text("not an entry")
+
+    outcome = call(capsys, "checkpoints", "verify", job)
+
+    assert outcome.code == 1
+    assert outcome.out.startswith("the journal is damaged:\n  - ")
+    assert "chk-3-1.1-0 is good\n" in outcome.out
 
 
 def test_a_place_without_checkpoints_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

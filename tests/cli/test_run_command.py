@@ -103,7 +103,7 @@ def test_fresh_and_restore_come_from_flags_before_the_manifest(runs: Runs, tmp_p
     (tmp_path / "other.yaml").write_text(f"{MANIFEST}  restoreFrom: file:///jobs/default/x/chk-3-1.1-0\n")
 
     runs.call("job.yaml")
-    runs.call("job.yaml", "--restore", "old/chk-1-1.1-0")
+    runs.call("job.yaml", "--restore-from", "old/chk-1-1.1-0")
     runs.call("other.yaml")
     runs.call("other.yaml", "--fresh")
 
@@ -134,7 +134,7 @@ def test_the_name_of_a_savepoint_means_nothing_on_one_machine(runs: Runs, tmp_pa
         (["missing.yaml"], "the file must be readable (got No such file or directory)"),
         (["m:f", "--arg", "novalue"], "`--arg` must be key=value (got 'novalue')"),
         (["m:f", "--arg", "a=1", "--arg", "a=2"], "must be given once"),
-        (["m:f", "--fresh", "--restore", "x"], "must not be given together"),
+        (["m:f", "--fresh", "--restore-from", "x"], "must not be given together"),
         (["m:f", "--interval", "1"], "`spec.checkpoint.interval` must be a duration"),
         (["m:f", "--mode", "exactly"], "`spec.checkpoint.mode` must be one of 'ExactlyOnce'"),
         (["m:f", "--set", "retry=3"], "`spec.retry` must be left out: there is no such field"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +23,8 @@ from checkdam.checkpoint.storage.file import FileStorage
 from checkdam.connectors.base import Source, Split, SplitReader
 from checkdam.coordinator.app import OUTCOME_FILE, Ending, coordinate
 from checkdam.coordinator.config import Addresses, CoordinatorConfig
+from checkdam.core.keys import key_group_range
+from checkdam.core.schema import PICKLED
 from checkdam.graph.model import Edge, Graph, Node, Partition, SourceSpec
 from checkdam.graph.plan import fingerprint
 from checkdam.spec import StreamJob, parse_manifest
@@ -88,6 +91,7 @@ class AnySerde:
     """A serde in name only."""
 
     name = "pickle"
+    schema = PICKLED
 
     def encode_many(self, values: list[Any]) -> bytes:
         return b""
@@ -189,6 +193,15 @@ async def published(config: CoordinatorConfig) -> Addresses:
     return msgspec.json.decode(path.read_bytes(), type=Addresses)
 
 
+async def call(addresses: Addresses, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+    """A request to the HTTP API of a coordinator: status and decoded answer."""
+    url = f"http://{addresses.http_host}:{addresses.http_port}{path}"
+    sent = {"Authorization": f"Bearer {TOKEN}"} | headers
+    async with aiohttp.ClientSession() as session, session.request(method, url, json=body, headers=sent) as answer:
+        data = await answer.read()
+        return answer.status, (msgspec.json.decode(data) if answer.content_type == "application/json" else data)
+
+
 @dataclass
 class Running:
     """A coordinator in this process."""
@@ -208,11 +221,7 @@ class Running:
 
     async def call(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         """A request to the HTTP API: status and decoded answer."""
-        url = f"http://{self.addresses.http_host}:{self.addresses.http_port}{path}"
-        sent = {"Authorization": f"Bearer {TOKEN}"} | headers
-        async with aiohttp.ClientSession() as session, session.request(method, url, json=body, headers=sent) as answer:
-            data = await answer.read()
-            return answer.status, (msgspec.json.decode(data) if answer.content_type == "application/json" else data)
+        return await call(self.addresses, method, path, body, **headers)
 
     async def state(self) -> str:
         return (await self.call("GET", "/v1/job"))[1]["state"]
@@ -339,9 +348,10 @@ class Worker:
 
     def acknowledgement(self, trigger: Trigger, **changes: Any) -> Ack:
         handle = FileHandle("state", len(self.file_bytes), "0" * 64, inline=self.file_bytes)
-        snapshots = [
-            SubtaskSnapshot("numbers", self.index),
-            SubtaskSnapshot("count", self.index, (0, 64), files=changes.pop("files", [handle])),
+        groups = key_group_range(128, self.of(Deploy)[-1].parallelism, self.index)
+        snapshots = changes.pop("snapshots", None) or [
+            SubtaskSnapshot("numbers", self.index, operators=changes.pop("operators", {})),
+            SubtaskSnapshot("count", self.index, (groups.start, groups.stop), files=changes.pop("files", [handle])),
         ]
         return Ack(
             **(
@@ -410,6 +420,33 @@ async def started(found: list[Worker], attempt: int = 1) -> None:
         await worker.until(Start, attempt)
 
 
+@asynccontextmanager
+async def process(
+    tmp_path: Path, fault: str = "", strike: str = "SIGKILL", interval: str = "20ms"
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, CoordinatorConfig]]:
+    """A coordinator process, killed at the end of the block if it is still there."""
+    job = job_of(tmp_path, checkpoint__interval=interval, runtime__heartbeatTimeout="500ms")
+    config = config_of(tmp_path, job)
+    path = Path(config.run_dir) / "config.json"
+    path.write_bytes(msgspec.json.encode(config))
+    script = Path(__file__).with_name("coordinator_process.py")
+    environment = {**os.environ, "CHECKDAM_FAULT": fault, "CHECKDAM_FAULT_SIGNAL": strike}
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), str(path), env=environment, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        yield child, config
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
+
+
+async def connected(addresses: Addresses) -> list[Worker]:
+    """Two workers of a coordinator that runs elsewhere."""
+    return [await Worker(index, graph_of()).connect(addresses) for index in range(2)]
+
+
 def journal_kinds(tmp_path: Path) -> list[str]:
     """The kinds of all entries of the job's journal."""
     storage = storage_of(tmp_path)
@@ -430,7 +467,9 @@ __all__ = [
     "Running",
     "Shutdown",
     "Worker",
+    "call",
     "config_of",
+    "connected",
     "coordinator",
     "ending_at_once",
     "ending_of",
@@ -438,6 +477,7 @@ __all__ = [
     "graph_of",
     "job_of",
     "journal_kinds",
+    "process",
     "published",
     "started",
     "storage_of",

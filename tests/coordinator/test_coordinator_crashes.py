@@ -6,23 +6,19 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import msgspec
 import psutil
 import pytest
 from coordinator_kit import (
     Worker,
-    config_of,
+    connected,
     coordinator,
     ending_of,
     eventually,
     graph_of,
-    job_of,
     journal_kinds,
+    process,
     published,
     started,
     storage_of,
@@ -30,7 +26,6 @@ from coordinator_kit import (
 )
 
 from checkdam.checkpoint.journal import Journal
-from checkdam.coordinator.config import Addresses, CoordinatorConfig
 from checkdam.wire.messages import Complete, Deploy, Shutdown, Start, Trigger
 
 # The first hit of the commit points is checkpoint 0, the second the first one of the workers.
@@ -42,32 +37,6 @@ POINTS = {
     "deploying": 0,
     "journal-written:1": 0,
 }
-
-
-@asynccontextmanager
-async def process(
-    tmp_path: Path, fault: str = "", strike: str = "SIGKILL"
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, CoordinatorConfig]]:
-    """A coordinator process, killed at the end of the block if it is still there."""
-    job = job_of(tmp_path, checkpoint__interval="20ms", runtime__heartbeatTimeout="500ms")
-    config = config_of(tmp_path, job)
-    path = Path(config.run_dir) / "config.json"
-    path.write_bytes(msgspec.json.encode(config))
-    script = Path(__file__).with_name("coordinator_process.py")
-    environment = {**os.environ, "CHECKDAM_FAULT": fault, "CHECKDAM_FAULT_SIGNAL": strike}
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, str(script), str(path), env=environment, stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-        yield child, config
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            child.kill()
-        await child.wait()
-
-
-async def connected(addresses: Addresses) -> list[Worker]:
-    return [await Worker(index, graph_of()).connect(addresses) for index in range(2)]
 
 
 @pytest.mark.parametrize(("fault", "restored"), POINTS.items(), ids=POINTS)

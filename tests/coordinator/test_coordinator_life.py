@@ -6,6 +6,7 @@ import hashlib
 import threading
 from pathlib import Path
 
+import msgspec
 from coordinator_kit import (
     Numbers,
     Worker,
@@ -26,6 +27,8 @@ from checkdam.checkpoint.storage.file import FileStorage
 from checkdam.checkpoint.storage.memory import MemoryStorage
 from checkdam.checkpoint.store import CheckpointStore
 from checkdam.connectors.base import Split
+from checkdam.coordinator.redistribution import splits_of
+from checkdam.core.batch import MIN_TIME
 from checkdam.core.errors import StorageError, UnknownOutcomeError
 from checkdam.graph.model import Graph, Node, SourceSpec
 from checkdam.wire.messages import (
@@ -129,7 +132,7 @@ async def test_periodic_checkpoints_hold_states_and_the_splits_that_nobody_has(t
         await second.until(Complete, 3)
         assert first.of(Prepare)[0].checkpoint == 1
         triggers = first.of(Trigger)
-        assert [trigger.base for trigger in triggers[:3]] == [0, 1, 2]
+        assert [trigger.base for trigger in triggers[:3]] == [-1, 1, 2], "checkpoint 0 is the coordinator's own"
         complete = first.of(Complete)[2].checkpoint
         store = CheckpointStore(storage_of(tmp_path), "default/test")
         manifest = store.read_manifest(triggers[complete - 1].folder)
@@ -315,6 +318,22 @@ async def test_a_stop_takes_a_last_checkpoint_and_needs_resume_to_go_on(tmp_path
         assert restore.id == 1
     # Once resumed, it is not stopped any more: the next coordinator goes on without being told.
     async with coordinator(tmp_path) as running, workers(running) as found:
+        await started(found)
+
+
+async def test_a_wish_to_resume_holds_for_a_stop_from_before_it_and_not_for_a_later_one(tmp_path: Path) -> None:
+    async with coordinator(tmp_path, resume=True) as running, workers(running) as found:
+        await started(found)
+        await running.call("POST", "/v1/stop", {})
+        assert await running.exit_code() == 0
+    # One that replaces it, because it died after the stop, changes nothing.
+    entries = len(journal_kinds(tmp_path))
+    ending = await ending_at_once(tmp_path, resume=True, since_epoch=1)
+    assert (ending.state, ending.exit_code) == ("STOPPED", 0)
+    assert len(journal_kinds(tmp_path)) == entries
+    # One that replaces another which had only fenced the journal by the time it died goes on.
+    fence = Journal(storage_of(tmp_path)).fence()
+    async with coordinator(tmp_path, resume=True, since_epoch=fence.epoch) as running, workers(running) as found:
         await started(found)
 
 
@@ -507,11 +526,29 @@ async def test_messages_of_an_earlier_attempt_are_ignored(tmp_path: Path) -> Non
         assert await running.state() == "RUNNING"
 
 
-async def test_a_parallelism_that_changed_is_refused(tmp_path: Path) -> None:
-    async with coordinator(tmp_path) as running, workers(running) as found:
+async def test_a_job_goes_on_with_another_parallelism_and_its_first_checkpoint_is_full(tmp_path: Path) -> None:
+    async with coordinator(tmp_path) as running, workers(running, acks=False) as found:
         await started(found)
-    ending = await ending_at_once(tmp_path, job_of(tmp_path, parallelism=3))
-    assert "`spec.parallelism` 2 (got 3)" in ending.message
+        await running.call("POST", "/v1/checkpoints", {})
+        for worker, split in zip(found, "ab", strict=True):
+            reading = {"splits": [[split, None, 7, MIN_TIME]], "start_ms": MIN_TIME}
+            worker.ack(await worker.until(Trigger), operators={"numbers": msgspec.msgpack.encode(reading)})
+        await found[0].until(Complete)
+
+    job = job_of(tmp_path, parallelism=3)
+    async with coordinator(tmp_path, job) as running, workers(running) as found:
+        await started(found)
+        parts = [worker.of(Deploy)[-1].restore for worker in found]
+        await running.call("POST", "/v1/checkpoints", {})
+        trigger = await found[0].until(Trigger)
+        await found[0].until(Complete)
+        again = (await running.call("POST", "/v1/checkpoints", {})) and await found[0].until(Trigger, 2)
+
+    groups = [[s.key_groups for s in part.subtasks if s.key_groups] for part in parts if part is not None]
+    assert groups == [[(0, 64)], [(0, 64), (64, 128)], [(64, 128)]]
+    held = [splits_of(part.subtasks, "numbers") for part in parts if part is not None]
+    assert held == [["a"], ["b"], []]
+    assert (trigger.base, again.base) == (-1, trigger.checkpoint)
 
 
 async def test_a_source_that_cannot_find_its_splits_is_named(tmp_path: Path) -> None:

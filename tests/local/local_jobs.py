@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from typing import Any
 
 import checkdam as cd
@@ -78,3 +80,44 @@ def watched(pipeline: cd.Pipeline, args: dict[str, Any]) -> None:
     """Lines of the files that come into a folder, for ever."""
     source = cd.text_files(args["folder"], watch="100ms")
     pipeline.source("lines", source).sink("out", cd.json_lines_sink(args["out"]))
+
+
+def windows(pipeline: cd.Pipeline, args: dict[str, Any]) -> None:
+    """How many numbers there are in each hundred, by event time."""
+    source = cd.GeneratorSource(
+        lambda index: index, count=args["count"], splits=2, rate_per_second=args.get("rate"), value_type=int
+    )
+    (
+        pipeline.source("numbers", source, cd.monotonous(timestamp=lambda number: number))
+        .key_by(lambda number: number % 5)
+        .window(cd.Tumbling("100ms"))
+        .count(name="hundreds")
+        .map(lambda window: [window.key, window.start_ms, window.value], name="rows", returns=list[int])
+        .sink("out", cd.json_lines_sink(args["out"]))
+    )
+
+
+class Profile(cd.ProcessFunction):
+    """Keeps a kilobyte for each key."""
+
+    content = cd.ValueState("content", bytes)
+
+    def process(self, value: int, ctx: cd.ProcessContext) -> None:
+        self.content.update(random.Random(value).randbytes(1000))
+
+
+def profiles(pipeline: cd.Pipeline, args: dict[str, Any]) -> None:
+    """A kilobyte for each of `keys`, written once; then, slowly and for ever, again for one key in a hundred."""
+    keys = args["keys"]
+
+    def number(index: int) -> int:
+        if index >= keys:
+            time.sleep(0.001)
+        return index
+
+    (
+        pipeline.source("numbers", cd.GeneratorSource(number, splits=2, value_type=int))
+        .key_by(lambda number: number if number < keys else number % (keys // 100))
+        .process(Profile(), name="profiles", returns=int)
+        .sink("out", cd.json_lines_sink(args["out"]))
+    )

@@ -120,7 +120,7 @@ def test_a_checkpoint_of_another_job_is_refused_by_name(folder: JobFolder, tmp_p
     manifest = other.write("records")
     manifest.write_text(manifest.read_text().replace("name: job", "name: another"))
 
-    code, output = other.run("--restore", f"file://{checkpoint}")
+    code, output = other.run("--restore-from", f"file://{checkpoint}")
 
     assert code != 0
     assert "default/job" in output

@@ -109,11 +109,33 @@ def test_a_job_restores_the_checkpoint_that_it_is_given(folder: JobFolder) -> No
     checkpoint = max((folder.path / "state" / "default" / "job").glob("chk-*"), key=lambda path: path.stat().st_mtime)
     before = len(folder.rows())
 
-    code, output = folder.run("--restore", f"file://{checkpoint}")
+    code, output = folder.run("--restore-from", f"file://{checkpoint}")
 
     assert code == 0, output
     assert 0 < before < 4000
     assert sorted(folder.rows()) == list(range(4000))
+
+
+def test_a_coordinator_that_is_slow_to_start_is_waited_for(folder: JobFolder) -> None:
+    folder.spec = {
+        "program": {"entrypoint": "slow_to_import:squares", "args": {"out": str(folder.path / "out"), "rate": 100}},
+        "runtime": {"heartbeatTimeout": "1s"},
+    }
+    folder.write("squares")
+    (folder.path / "slow_to_import.py").write_text(
+        "import sys, time\n"
+        "if 'checkdam.coordinator' in sys.orig_argv:\n"
+        "    time.sleep(2.5)\n"
+        "from local_jobs import squares\n"
+    )
+
+    run = folder.start()
+    wait_until(lambda: folder.ask("/v1/job") is not None)
+    coordinators = list((folder.path / "run").glob("coordinator.[0-9]*"))
+    run.send_signal(signal.SIGKILL)
+    run.communicate(timeout=30)
+
+    assert len(coordinators) == 1
 
 
 def test_what_the_pipeline_prints_comes_out_of_the_runner(folder: JobFolder) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from checkdam.cli.console import say, say_json, say_table, size_text, time_text
 from checkdam.cli.exits import FAILED
 from checkdam.cli.values import storage_uri
-from checkdam.core.errors import CheckpointError
+from checkdam.core.errors import CheckpointError, CorruptCheckpointError
 
 if TYPE_CHECKING:
     from checkdam.checkpoint.manifest import CheckpointManifest
-    from checkdam.checkpoint.store import CheckpointInfo, CheckpointStore
+    from checkdam.checkpoint.store import CheckpointInfo
+    from checkdam.checkpoint.verification import Verification, Watch
 
 checkpoints = typer.Typer(help="Look at the checkpoints of a job.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -23,13 +24,15 @@ CheckpointUri = Annotated[
     str,
     typer.Argument(metavar="URI", help="A job's folder in checkpoint storage or a checkpoint's, as a uri or a path."),
 ]
+_ORPHANS_SHOWN: Final = 10
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @checkpoints.command("list")
 def list_checkpoints(uri: JobUri, as_json: AsJson = False) -> None:
     """List the checkpoints of a job, newest first."""
-    from checkdam.checkpoint.store import open_job
+    from checkdam.checkpoint.opening import open_job
 
     store = open_job(storage_uri(uri, Path.cwd()))
     found = store.list_checkpoints()[::-1]
@@ -45,47 +48,71 @@ def list_checkpoints(uri: JobUri, as_json: AsJson = False) -> None:
 @checkpoints.command("show")
 def show(uri: CheckpointUri, as_json: AsJson = False) -> None:
     """Show what a checkpoint holds; of a job's folder, the latest one."""
-    from checkdam.checkpoint.store import open_checkpoint
+    from checkdam.checkpoint.opening import open_checkpoint
 
     store, folder = open_checkpoint(storage_uri(uri, Path.cwd()))
     manifest = store.read_manifest(folder)
     if as_json:
         say_json(manifest)
         return
-    say(_summary(f"{store.storage.uri}/{folder}", manifest))
+    say(_summary(store.storage.uri, folder, manifest))
     say_table("operators", ("operator", "kind", "state"), _operator_rows(manifest))
     say_table("subtasks", ("stage", "subtask #", "key groups", "files #", "size #"), _subtask_rows(manifest))
 
 
 @checkpoints.command("verify")
 def verify(uri: CheckpointUri, as_json: AsJson = False) -> None:
-    """Read every file of a checkpoint, or of all that a job retains, and compare sizes and checksums.
+    """Read every file of a checkpoint, or all that a job's folder holds, and compare sizes and checksums.
 
-    The exit code is 1 if anything is missing or damaged.
+    Of a job's folder: its journal, the checkpoints that it retains, and its savepoints. Files that none of these names are
+    listed, too; they are no fault. The exit code is 1 if anything is missing or damaged.
     """
-    store, folders = _to_verify(storage_uri(uri, Path.cwd()))
-    found = {folder: store.verify(folder) for folder in folders}
+    from checkdam.cli.progress import reading_progress
+
+    with reading_progress(shown=not as_json) as watch:
+        found = _verified(storage_uri(uri, Path.cwd()), watch)
     if as_json:
         say_json(found)
     else:
-        for folder, problems in found.items():
-            say("\n  - ".join([f"{folder} is {'damaged:' if problems else 'good'}", *problems]))
-    if any(found.values()):
+        say("\n".join(_verdict(found)))
+    if not found.good:
         raise typer.Exit(FAILED)
 
 
-def _to_verify(uri: str) -> tuple[CheckpointStore, list[str]]:
-    from checkdam.checkpoint.store import open_checkpoint, open_job
+def _verified(uri: str, watch: Watch) -> Verification:
+    from checkdam.checkpoint.opening import open_checkpoint, open_job
+    from checkdam.checkpoint.storage.locate import open_folder
+    from checkdam.checkpoint.store import CheckpointStore
+    from checkdam.checkpoint.verification import verify_checkpoint, verify_job
 
     try:
         store = open_job(uri)
+    except CorruptCheckpointError:
+        store = CheckpointStore(open_folder(uri))  # what is wrong with its journal is told beside all the rest
     except CheckpointError:
-        store, folder = open_checkpoint(uri)
-        return store, [folder]
-    folders = [info.folder for info in store.list_checkpoints() if info.retained]
-    if not folders:
+        return verify_checkpoint(*open_checkpoint(uri), watch)
+    found = verify_job(store, watch)
+    if found.good and not found.checkpoints:
         raise CheckpointError(f"{uri} holds no checkpoints yet, so there is nothing to verify")
-    return store, folders
+    return found
+
+
+def _verdict(found: Verification) -> list[str]:
+    """What was found, line by line."""
+    lines = [f"  - {problem}" for problem in found.journal]
+    if lines:
+        lines.insert(0, "the journal is damaged:")
+    for folder, problems in found.checkpoints.items():
+        lines += [f"{folder} is {'damaged:' if problems else 'good'}", *(f"  - {problem}" for problem in problems)]
+    if found.orphans:
+        size = size_text(sum(file.size_bytes for file in found.orphans))
+        lines.append(
+            f"{len(found.orphans)} files ({size}) belong to none of these; what of them is no longer written is swept:"
+        )
+        lines += [f"  - {file.path}" for file in found.orphans[:_ORPHANS_SHOWN]]
+        if len(found.orphans) > _ORPHANS_SHOWN:
+            lines.append(f"  - and {len(found.orphans) - _ORPHANS_SHOWN} more (all of them with --json)")
+    return lines
 
 
 def _taken(info: CheckpointInfo) -> str:
@@ -95,18 +122,23 @@ def _taken(info: CheckpointInfo) -> str:
 def _state(info: CheckpointInfo) -> str:
     if info.problem:
         return info.problem
+    if info.kind == "savepoint":
+        return "latest, savepoint" if info.latest else "savepoint"
     return "latest" if info.latest else "retained" if info.retained else "dropped"
 
 
-def _summary(where: str, manifest: CheckpointManifest) -> str:
+def _summary(uri: str, folder: str, manifest: CheckpointManifest) -> str:
+    from checkdam.checkpoint.uploads import uploaded_bytes
+
+    new_bytes = uploaded_bytes(folder, [handle for subtask in manifest.subtasks for handle in subtask.files])
     facts = {
-        "checkpoint": where,
-        "id": f"{manifest.id}{', the final one' if manifest.final else ''}",
+        manifest.kind: f"{uri}/{folder}",
+        "id": f"{manifest.id}{', the final one' if manifest.final else ''}{', drained' if manifest.drained else ''}",
         "job": manifest.job_id,
         "taken": f"{time_text(manifest.created_ms)}, epoch {manifest.epoch}, attempt {manifest.attempt}",
         "mode": manifest.mode,
         "parallelism": f"{manifest.parallelism} of at most {manifest.max_parallelism}",
-        "size": size_text(manifest.size_bytes),
+        "size": f"{size_text(manifest.size_bytes)}, of which {size_text(new_bytes)} were uploaded for it",
     }
     return "\n".join(f"{name + ':':<13}{value}" for name, value in facts.items())
 

@@ -16,6 +16,8 @@ from checkdam.cli.checkpoints import checkpoints
 from checkdam.cli.console import say
 from checkdam.cli.exits import exit_code
 from checkdam.cli.run import run
+from checkdam.cli.savepoints import savepoint
+from checkdam.cli.state import state
 from checkdam.cli.validate import validate
 from checkdam.core.errors import CheckdamError
 
@@ -30,6 +32,8 @@ app = typer.Typer(
 app.command()(run)
 app.command()(validate)
 app.add_typer(checkpoints, name="checkpoints")
+app.add_typer(savepoint, name="savepoint")
+app.add_typer(state, name="state")
 
 
 def _print_version(wanted: bool) -> None:

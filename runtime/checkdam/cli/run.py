@@ -13,7 +13,9 @@ TargetName = Annotated[
     str, typer.Argument(metavar="TARGET", help="A manifest (job.yaml), module:callable or path/module.py:callable.")
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, even if the job was interrupted before.")]
-RestoreUri = Annotated[str | None, typer.Option(metavar="URI", help="Start from this checkpoint.")]
+RestoreUri = Annotated[
+    str | None, typer.Option("--restore-from", metavar="URI", help="Start from this checkpoint or savepoint.")
+]
 StorageUri = Annotated[
     str | None, typer.Option(metavar="URI", help="Where checkpoints go. Default for module:callable: .checkdam.")
 ]
@@ -58,7 +60,7 @@ def run(
 
     if fresh and restore is not None:
         raise typer.BadParameter(
-            "`--fresh` and `--restore` must not be given together: one starts over, the other from a checkpoint"
+            "`--fresh` and `--restore-from` must not be given together: one starts over, the other from a checkpoint"
         )
     cwd = Path.cwd()
     fields = {

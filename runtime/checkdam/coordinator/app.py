@@ -19,15 +19,18 @@ from checkdam.api.entrypoint import INLINE_FOLDER, load_graph
 from checkdam.checkpoint.journal import Journal
 from checkdam.checkpoint.storage.base import Storage
 from checkdam.checkpoint.storage.locate import open_storage
+from checkdam.checkpoint.transfers import Transfers
 from checkdam.coordinator.bootstrap import JobGraph
 from checkdam.coordinator.config import Addresses, CoordinatorConfig, read_secret, write_atomically
 from checkdam.coordinator.http import Api
-from checkdam.coordinator.job import Job, Outcome
+from checkdam.coordinator.job import Job
 from checkdam.coordinator.ledger import Ledger, Verdict
 from checkdam.coordinator.openapi import openapi_bytes
+from checkdam.coordinator.outcome import Outcome
 from checkdam.coordinator.records import Records
 from checkdam.coordinator.reservations import Reservations
 from checkdam.coordinator.restart import restart_policy
+from checkdam.coordinator.retention import Retention
 from checkdam.coordinator.threads import SerialThread
 from checkdam.core.clock import Clock, SystemClock
 from checkdam.core.errors import CheckdamError, DeposedError, StorageError
@@ -66,6 +69,8 @@ class Ending(msgspec.Struct, frozen=True):
         checkpoint: Folder of the last checkpoint in the job's storage; empty if there is none.
         last_checkpoint: Its number; `None` if there is none.
         exit_code: Of the process.
+        drained: Whether the last checkpoint is a savepoint for which the job was drained, which does not go on by itself.
+        restored_from: Uri of the checkpoint that this coordinator began with; empty if it did not come so far.
     """
 
     state: str
@@ -73,6 +78,8 @@ class Ending(msgspec.Struct, frozen=True):
     checkpoint: str
     last_checkpoint: int | None
     exit_code: int
+    drained: bool = False
+    restored_from: str = ""
 
 
 async def run_coordinator(config: CoordinatorConfig) -> int:
@@ -87,12 +94,7 @@ async def run_coordinator(config: CoordinatorConfig) -> int:
     job = parse_manifest(config.manifest)
     base_folder = Path(config.base_folder)
     graph = load_graph(job, base_folder, Path(config.run_dir) / INLINE_FOLDER)
-    storage = open_storage(
-        job.spec.checkpoint.storage.uri,
-        job.job_id,
-        base=base_folder,
-        memory_limit_bytes=job.spec.checkpoint.storage.memory_limit_bytes,
-    )
+    storage = open_storage(job.spec.checkpoint.storage, job.job_id, base=base_folder)
     return await coordinate(config, job, graph, storage)
 
 
@@ -130,7 +132,10 @@ class _Coordinator:
         self._job: Job | None = None
         # Only storage that does not outlive its coordinator needs epochs from outside.
         journal = Journal(storage, clock=clock, first_seq=1 if storage.shared else config.start_count)
-        ledger = Ledger(storage, plan.job.job_id, retained=plan.job.spec.checkpoint.retain, journal=journal)
+        checkpoint = plan.job.spec.checkpoint
+        retention = Retention(checkpoint.retain, checkpoint.retain_for_ms)
+        transfers = Transfers(checkpoint.storage.parallel_transfers)
+        ledger = Ledger(storage, plan.job.job_id, retention=retention, journal=journal, transfers=transfers)
         self._records = Records(ledger, self._thread, self._broken)
 
     async def run(self) -> Ending:
@@ -147,6 +152,8 @@ class _Coordinator:
             if verdict == "finished":
                 message = "the job had finished before; `--fresh` or `restoreFrom: Fresh` starts it over"
                 return self._ending("FINISHED", message, EXIT_OK)
+            if verdict == "stopped" and config.resume:
+                return self._ending("STOPPED", "the job was stopped before this coordinator was started", EXIT_OK)
             if verdict == "stopped":
                 message = "the job was stopped and has not been resumed; resume it to go on from its last checkpoint"
                 return self._ending("NOT_RESUMED", message, EXIT_FAILED)
@@ -166,7 +173,11 @@ class _Coordinator:
         while True:
             try:
                 return await self._records.take_over(
-                    fresh=config.fresh, resume=config.resume, origin=config.origin, again=config.may_repeat_origin
+                    fresh=config.fresh,
+                    resume=config.resume,
+                    origin=config.origin,
+                    again=config.may_repeat_origin,
+                    since_epoch=config.since_epoch,
                 )
             except StorageError as error:
                 if not pauses_s:
@@ -237,7 +248,8 @@ class _Coordinator:
         last = self._records.last
         if last is None:
             return Ending(state, message, "", None, exit_code)
-        return Ending(state, message, last.folder, last.manifest.id, exit_code)
+        restored_from = "" if self._job is None else self._job.view().restored_from
+        return Ending(state, message, last.folder, last.manifest.id, exit_code, last.manifest.drained, restored_from)
 
 
 class _Signals:

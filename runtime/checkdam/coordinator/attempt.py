@@ -127,6 +127,7 @@ class Attempt:
         self.phase = Phase.DEPLOYING
         self.over: asyncio.Future[AttemptEnd] = asyncio.get_running_loop().create_future()
         self.restored_bytes = 0
+        self.fetched_bytes = 0
         self.pids: dict[int, int] = {}
         self._fingerprint = fingerprint
         self._send = send
@@ -237,6 +238,7 @@ class Attempt:
         if index not in self._ready:
             self._ready.add(index)
             self.restored_bytes += message.restored_bytes
+            self.fetched_bytes += message.fetched_bytes
         if len(self._ready) == self.parallelism and self.phase is Phase.RESTORING and not self.failing:
             self.phase = Phase.RUNNING
             self.broadcast(Start(self.id))

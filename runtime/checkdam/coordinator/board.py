@@ -101,6 +101,7 @@ class Board:
                 ended_ms=run.ended_ms,
                 restored_checkpoint=run.restored_checkpoint,
                 restored_bytes=run.attempt.restored_bytes,
+                fetched_bytes=run.attempt.fetched_bytes,
                 failure=run.failure,
             )
             for run in self._runs

@@ -17,6 +17,7 @@ import msgspec
 
 from checkdam.checkpoint.manifest import FORMAT_VERSION, CheckpointManifest, SourceSnapshot
 from checkdam.connectors.base import Split
+from checkdam.coordinator.adoption import with_event_time_back, without_committables
 from checkdam.coordinator.compatibility import check_compatible
 from checkdam.coordinator.ledger import Base, Notes
 from checkdam.coordinator.records import Records
@@ -24,10 +25,17 @@ from checkdam.coordinator.reservations import Reservations
 from checkdam.coordinator.splits import Enumerator
 from checkdam.coordinator.threads import SerialThread
 from checkdam.core.clock import Clock
-from checkdam.core.errors import CheckdamError, CorruptCheckpointError, PipelineError
+from checkdam.core.errors import (
+    CheckdamError,
+    CorruptCheckpointError,
+    IncompatibleCheckpointError,
+    PipelineError,
+)
 from checkdam.graph.model import Graph
+from checkdam.graph.modes import check_mode
 from checkdam.graph.plan import fingerprint, operator_infos
 from checkdam.spec import StreamJob
+from checkdam.state.backends import writes_anew
 from checkdam.wire.messages import AttemptId
 
 _log = logging.getLogger(__name__)
@@ -57,13 +65,7 @@ class JobGraph:
         Raises:
             PipelineError: The mode is AtMostOnce and a source cannot reserve.
         """
-        if job.spec.checkpoint.mode == "AtMostOnce":
-            for node in graph.nodes.values():
-                if node.source is not None and not node.source.source.can_reserve:
-                    raise PipelineError(
-                        f"source `{node.id}` cannot reserve positions, which `spec.checkpoint.mode` AtMostOnce needs; "
-                        "use ExactlyOnce or AtLeastOnce, or a source that can"
-                    )
+        check_mode(graph, job.spec.checkpoint.mode)
         return cls(job, graph, fingerprint(graph))
 
     def enumerators(self) -> dict[str, Enumerator]:
@@ -74,9 +76,19 @@ class JobGraph:
             if node.source is not None
         }
 
-    def draft(self, checkpoint: int, attempt: AttemptId, created_ms: int) -> CheckpointManifest:
-        """The manifest of a checkpoint without anything that workers or enumerators say."""
+    def draft(
+        self, checkpoint: int, attempt: AttemptId, created_ms: int, base: CheckpointManifest | None = None
+    ) -> CheckpointManifest:
+        """The manifest of a checkpoint without anything that workers or enumerators say.
+
+        Args:
+            checkpoint: Its number.
+            attempt: Who takes it.
+            created_ms: Wall clock.
+            base: The checkpoint before it: what its values were written as stays on record where they are not written anew.
+        """
         spec = self.job.spec
+        kept = () if base is None or writes_anew(spec.state_backend.type) else base.operators
         return CheckpointManifest(
             version=FORMAT_VERSION,
             job_id=self.job.job_id,
@@ -88,7 +100,7 @@ class JobGraph:
             mode=spec.checkpoint.mode,
             created_ms=created_ms,
             fingerprint=self.fingerprint,
-            operators=operator_infos(self.graph),
+            operators=operator_infos(self.graph, kept),
         )
 
     def judge(self, manifest: CheckpointManifest, where: str, *, committed: bool) -> None:
@@ -103,7 +115,6 @@ class JobGraph:
             self.graph,
             where=where,
             job_id=self.job.job_id,
-            parallelism=spec.parallelism,
             max_parallelism=spec.max_parallelism,
             allow_non_restored=spec.allow_non_restored_state,
             committed=committed,
@@ -166,6 +177,12 @@ class Bootstrap:
         if base is None:
             return await self._commit(self._draft(0), Notes(origin=origin))
         where = f"the checkpoint {records.uri}/{base.folder}"
+        if base.manifest.drained:
+            raise IncompatibleCheckpointError(
+                f"{where} is a savepoint for which the job was drained: windows have fired in it before they were complete, so the "
+                "job does not go on from it by itself; to let it go on all the same name the savepoint in `restoreFrom` "
+                "(`--restore-from`), or start over"
+            )
         self._plan.judge(base.manifest, where, committed=records.notes.committed >= base.manifest.id)
         if records.resumes_stop:
             await records.resume()
@@ -181,11 +198,16 @@ class Bootstrap:
             return await fall_back_or_raise(self._plan.job, self._records, [str(error)], BOOTSTRAP_ATTEMPT)
 
     async def _adopt(self, uri: str, origin: str, base: Base | None) -> Base:
-        foreign = await self._records.open_foreign(uri, self._base_folder)
-        self._plan.judge(foreign.manifest, f"the checkpoint {uri}", committed=False)
+        storage = self._plan.job.spec.checkpoint.storage
+        foreign = await self._records.open_foreign(uri, self._base_folder, storage)
+        self._plan.judge(foreign.manifest, f"the checkpoint {uri}", committed=foreign.manifest.committed)
         number = max(foreign.manifest.id, -1 if base is None else base.manifest.id) + 1
         draft = self._onto(foreign.manifest, number)
         adopted = await self._records.adopt(foreign, self._folder(draft))
+        if adopted.committed:
+            adopted = without_committables(adopted)
+        if adopted.drained:
+            adopted = with_event_time_back(adopted)
         draft = msgspec.structs.replace(draft, subtasks=adopted.subtasks)
         return await self._commit(draft, Notes(origin=origin, restored_from=uri))
 
@@ -224,6 +246,9 @@ class Bootstrap:
         """`manifest` as a checkpoint of this job and graph."""
         return msgspec.structs.replace(
             self._draft(checkpoint),
+            # Of those who wrote its snapshots: an attempt with another parallelism redistributes them.
+            parallelism=manifest.parallelism,
+            operators=operator_infos(self._plan.graph, manifest.operators),
             sources=manifest.sources,
             subtasks=manifest.subtasks,
             processing_time_ms=manifest.processing_time_ms,

@@ -27,6 +27,8 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         http_port: For the API; 0 for any.
         allowed_hosts: Names that the API may be called by in the Host header, beside loopback and `host`.
         resume: Go on although the job was stopped.
+        since_epoch: Of an earlier coordinator that was started with the same wish to resume; 0 if there was none that came to one. A stop
+            that was journalled since then is newer than the wish, and stands.
         fresh: Start over, forgetting all checkpoints.
         restore_from: Uri of a checkpoint, or of a job's folder, to start from.
         request: Names the wish of `fresh` or `restore_from`; new for every wish. A coordinator that is started again with the
@@ -50,6 +52,7 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     http_port: int = 0
     allowed_hosts: list[str] = []
     resume: bool = False
+    since_epoch: int = 0
     fresh: bool = False
     restore_from: str = ""
     request: str = ""

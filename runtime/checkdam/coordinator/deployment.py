@@ -8,20 +8,25 @@ nothing of an attempt can leak into the next; what outlives it is handed in.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from checkdam.checkpoint.manifest import CheckpointManifest, SourceSnapshot
+from checkdam.checkpoint.manifest import SourceSnapshot, SubtaskSnapshot
+from checkdam.coordinator.adoption import without_committables
 from checkdam.coordinator.attempt import Attempt, AttemptEnd, Finished, Phase, Stopped
 from checkdam.coordinator.board import Board
 from checkdam.coordinator.bootstrap import JobGraph
 from checkdam.coordinator.checkpoints import CheckpointTracker
 from checkdam.coordinator.flow import CheckpointFlow
+from checkdam.coordinator.increments import Increments
 from checkdam.coordinator.records import Records
+from checkdam.coordinator.redistribution import redistribute, splits_of
 from checkdam.coordinator.reservations import Reservations
+from checkdam.coordinator.savepoints import SavepointRecord, Savepoints
 from checkdam.coordinator.splits import Enumerator, SplitAssigner
 from checkdam.core.clock import Clock
 from checkdam.core.durations import format_ms
@@ -40,6 +45,8 @@ from checkdam.wire.messages import (
     ToCoordinator,
 )
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Lasting:
@@ -49,6 +56,7 @@ class Lasting:
         plan: The job and its graph.
         records: The job's records.
         tracker: The books on checkpoints.
+        savepoints: The books on savepoints.
         enumerators: By source id.
         reservations: Of AtMostOnce.
         board: What people see.
@@ -58,6 +66,7 @@ class Lasting:
     plan: JobGraph
     records: Records
     tracker: CheckpointTracker
+    savepoints: Savepoints
     enumerators: dict[str, Enumerator]
     reservations: Reservations | None
     board: Board
@@ -91,6 +100,7 @@ class Deployment:
         self._flow: CheckpointFlow | None = None
         self._assigner: SplitAssigner | None = None
         self._stop_when_running: bool | None = None
+        self._parts: list[list[SubtaskSnapshot]] = []
         self.attempt = Attempt(
             attempt,
             lasting.plan.job.spec.parallelism,
@@ -130,13 +140,18 @@ class Deployment:
         lasting, attempt = self._lasting, self.attempt
         base = lasting.records.base
         assert base is not None  # noqa: S101 - a job has a checkpoint before it has an attempt
+        if lasting.records.notes.committed >= base.id:
+            base = without_committables(base)
         lasting.board.attempt_begins(attempt, base)
         for source_id, enumerator in lasting.enumerators.items():
             enumerator.restore(base.sources.get(source_id, SourceSnapshot()))
         timeout_ms = lasting.plan.job.spec.runtime.deploy_timeout_ms
         overdue = asyncio.get_running_loop().call_later(timeout_ms / 1000, self._overdue, timeout_ms)
         try:
-            attempt.deploy([self._part(base, index) for index in range(attempt.parallelism)])
+            self._parts = redistribute(base, lasting.plan.graph, attempt.parallelism)
+            attempt.deploy(
+                [msgspec.structs.replace(base, subtasks=part, sources=self._reservations()) for part in self._parts]
+            )
             end = await attempt.over
         finally:
             overdue.cancel()
@@ -152,16 +167,21 @@ class Deployment:
         if self._flow is not None:
             self._flow.halt()
 
-    def request_checkpoint(self) -> int:
+    def request_checkpoint(self, *, full: bool = False) -> int:
         """Take a checkpoint as soon as that is allowed; returns its number. Only while `running`."""
         assert self._flow is not None  # noqa: S101 - by contract
-        return self._flow.request()
+        return self._flow.request(full=full)
 
     def request_stop(self, *, insist: bool) -> None:
         """Stop with a last checkpoint, as soon as it runs; see `CheckpointFlow.request_stop`."""
         self._stop_when_running = insist
         if self._flow is not None:
             self._flow.request_stop(insist=insist)
+
+    def request_savepoint(self, savepoint: SavepointRecord) -> None:
+        """Take a savepoint; see `CheckpointFlow.request_savepoint`. Only while `running`."""
+        assert self._flow is not None  # noqa: S101 - by contract
+        self._flow.request_savepoint(savepoint)
 
     def stop_now(self) -> None:
         """Stop without a checkpoint."""
@@ -210,17 +230,21 @@ class Deployment:
     def _on_ready(self) -> None:
         """All workers have been told to start: splits and checkpoints follow."""
         lasting, attempt = self._lasting, self.attempt
+        checkpoint = lasting.plan.job.spec.checkpoint
         lasting.board.attempt_runs()
-        self._assigner = SplitAssigner(
-            attempt.id, attempt.parallelism, lasting.enumerators, self._send, self._reserved()
-        )
+        _log.info("attempt %s runs", attempt.id)
+        held = {source_id: [splits_of(part, source_id) for part in self._parts] for source_id in lasting.enumerators}
+        self._assigner = SplitAssigner(attempt.id, held, lasting.enumerators, self._send, self._reserved())
         self._assigner.start()
         self._flow = CheckpointFlow(
             attempt=attempt,
             tracker=lasting.tracker,
             records=lasting.records,
-            draft=lambda number: lasting.plan.draft(number, attempt.id, lasting.clock.now_ms()),
+            draft=lambda number: lasting.plan.draft(number, attempt.id, lasting.clock.now_ms(), lasting.records.base),
             sources=lambda: {source_id: found.snapshot() for source_id, found in lasting.enumerators.items()},
+            increments=Increments(checkpoint.incremental, checkpoint.full_every),
+            savepoints=lasting.savepoints,
+            two_phase=any(node.two_phase for node in lasting.plan.graph.nodes.values()),
             clock=lasting.clock,
             on_stop_failed=self._on_stop_failed,
         )
@@ -233,13 +257,12 @@ class Deployment:
         if self._flow is not None:
             self._flow.on_change()
 
-    def _part(self, base: CheckpointManifest, index: int) -> CheckpointManifest:
-        """What worker `index` needs to know of the checkpoint to start from."""
+    def _reservations(self) -> dict[str, SourceSnapshot]:
+        """What workers need to know of the enumerators."""
         reserved = self._reserved()
-        sources = {
+        return {
             source_id: SourceSnapshot(reserved=reserved.get(source_id, {})) for source_id in self._lasting.enumerators
         }
-        return msgspec.structs.replace(base, subtasks=base.of_subtask(index), sources=sources)
 
     def _reserved(self) -> dict[str, dict[str, Any]]:
         reservations = self._lasting.reservations

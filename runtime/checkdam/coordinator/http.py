@@ -21,12 +21,14 @@ from aiohttp import hdrs, web
 from checkdam.coordinator.checkpoints import CheckpointRecord
 from checkdam.coordinator.job import Job, NotNowError
 from checkdam.coordinator.metrics import METRICS_CONTENT_TYPE, render_metrics
+from checkdam.coordinator.savepoints import SavepointRecord
 from checkdam.coordinator.views import (
     AttemptView,
     ErrorView,
     HealthView,
     JobView,
     OperatorView,
+    SavepointRequest,
     StopAnswer,
     StopRequest,
     TriggerAnswer,
@@ -40,6 +42,7 @@ T = TypeVar("T")
 Handler = Callable[["Api", web.Request], Awaitable[web.StreamResponse]]
 
 _BODY_LIMIT_BYTES: Final = 65_536
+_LONGEST_WAIT_MS: Final = 30_000
 _LOOPBACK_NAMES: Final = frozenset({"localhost"})
 
 
@@ -54,6 +57,7 @@ class Route:
         answer: Type of the body of a success; `str` for plain text.
         handler: Does it.
         request: Type of the request's body, `None` if it has none.
+        query: Parameters of the query: name → what it is, all of them whole numbers that may be left out.
         status: Of a success.
         errors: status → when.
         open: Whether it needs no token.
@@ -68,6 +72,7 @@ class Route:
     status: int = 200
     errors: tuple[tuple[int, str], ...] = ()
     open: bool = False
+    query: tuple[tuple[str, str], ...] = ()
 
 
 class Api:
@@ -214,7 +219,30 @@ async def _checkpoint(api: Api, request: web.Request) -> web.Response:
 
 async def _trigger(api: Api, request: web.Request) -> web.Response:
     wish = await _body(request, TriggerRequest)
-    return _answer(api.job.request_checkpoint(wish.after), 202)
+    return _answer(api.job.request_checkpoint(wish.after, full=wish.full), 202)
+
+
+async def _savepoints(api: Api, request: web.Request) -> web.Response:
+    return _answer(api.job.savepoints.all())
+
+
+async def _savepoint(api: Api, request: web.Request) -> web.Response:
+    wait_ms = request.query.get("waitMs", "0")
+    if not wait_ms.isdecimal():
+        raise _BadRequestError(f"`waitMs` must be a whole number of milliseconds (got {wait_ms!r})")
+    name = request.match_info["request"]
+    record = api.job.savepoints.find(name)
+    if record is None:
+        return _error(404, f"no savepoint was asked for as {name!r} in this epoch")
+    await api.job.savepoints.wait_ended(record, min(int(wait_ms), _LONGEST_WAIT_MS) / 1000)
+    return _answer(record)
+
+
+async def _take_savepoint(api: Api, request: web.Request) -> web.Response:
+    wish = await _body(request, SavepointRequest)
+    if wish.drain and not wish.stop:
+        raise _BadRequestError("`drain` needs `stop`: a job whose event time has come to its end cannot go on")
+    return _answer(api.job.request_savepoint(wish.request, stop=wish.stop, drain=wish.drain), 202)
 
 
 async def _stop(api: Api, request: web.Request) -> web.Response:
@@ -261,6 +289,35 @@ ROUTES: Final[tuple[Route, ...]] = (
         TriggerRequest,
         202,
         ((400, "The body is wrong."), (409, "The job is not running.")),
+    ),
+    Route(
+        "GET",
+        "/v1/savepoints",
+        "The latest savepoints of this epoch, oldest first.",
+        list[SavepointRecord],
+        _savepoints,
+    ),
+    Route(
+        "GET",
+        "/v1/savepoints/{request}",
+        "One savepoint, by the name under which it was asked for.",
+        SavepointRecord,
+        _savepoint,
+        errors=((400, "`waitMs` is wrong."), (404, "None was asked for under that name in this epoch.")),
+        query=(("waitMs", "Answer when it has ended, or after so long, at most 30 s."),),
+    ),
+    Route(
+        "POST",
+        "/v1/savepoints",
+        "Take a savepoint, or stop the job with one. Repeating the request under the same name is safe.",
+        SavepointRecord,
+        _take_savepoint,
+        SavepointRequest,
+        202,
+        (
+            (400, "The body is wrong."),
+            (409, "The job is not running, or its storage is memory://, or the name was used for another wish."),
+        ),
     ),
     Route(
         "POST",

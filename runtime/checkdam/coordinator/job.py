@@ -12,22 +12,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
-from checkdam.coordinator.attempt import AttemptEnd, Failure, Finished, Phase, Stopped
+from checkdam.coordinator.attempt import Failure, Phase
 from checkdam.coordinator.board import Board
 from checkdam.coordinator.bootstrap import Bootstrap, JobGraph, fall_back_or_raise
 from checkdam.coordinator.checkpoints import CheckpointRecord, CheckpointTracker, Schedule
 from checkdam.coordinator.config import CoordinatorConfig
 from checkdam.coordinator.control import ControlServer, WorkerLink
 from checkdam.coordinator.deployment import Deployment, Lasting
+from checkdam.coordinator.housekeeping import keep_house
 from checkdam.coordinator.ledger import Base
+from checkdam.coordinator.outcome import Outcome, outcome_of
 from checkdam.coordinator.records import Records
 from checkdam.coordinator.reservations import Reservations
 from checkdam.coordinator.restart import RestartPolicy
+from checkdam.coordinator.savepoints import SavepointRecord, Savepoints
 from checkdam.coordinator.splits import Enumerator
 from checkdam.coordinator.threads import SerialThread
 from checkdam.coordinator.views import JobState, JobView, TriggerAnswer
@@ -38,26 +42,9 @@ from checkdam.wire.messages import AttemptId, Message, Shutdown, ToCoordinator
 
 _log = logging.getLogger(__name__)
 
-_PRUNE_EVERY_CHECKS: Final = 360
-
 
 class NotNowError(Exception):
     """The job is in no state in which the request could be followed; says in which."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How the job ended.
-
-    Attributes:
-        state: FINISHED, STOPPED or FAILED.
-        message: One for people.
-        clean: Whether everything went as asked.
-    """
-
-    state: Literal["FINISHED", "STOPPED", "FAILED"]
-    message: str
-    clean: bool = True
 
 
 @dataclass(frozen=True)
@@ -94,6 +81,7 @@ class Job:
         self.plan = plan
         self.board = Board(plan.graph, spec.parallelism, clock)
         self.tracker = CheckpointTracker(_schedule(plan, config), next_id=0)
+        self.savepoints = Savepoints()
         self.server = ControlServer(
             secret=secret,
             job_id=plan.job.job_id,
@@ -112,7 +100,9 @@ class Job:
         self._policy = policy
         self._clock = clock
         self._enumerators = plan.enumerators()
-        self._lasting = Lasting(plan, records, self.tracker, self._enumerators, reservations, self.board, clock)
+        self._lasting = Lasting(
+            plan, records, self.tracker, self.savepoints, self._enumerators, reservations, self.board, clock
+        )
         self._current: Deployment | None = None
         self._ended: JobState | None = None
         self._stop: _StopWish | None = None
@@ -163,19 +153,59 @@ class Job:
             rejected_peers=self.server.rejected_peers + self.board.rejected_by_workers,
         )
 
-    def request_checkpoint(self, after: int | None) -> TriggerAnswer:
+    def request_checkpoint(self, after: int | None, *, full: bool = False) -> TriggerAnswer:
         """Take a checkpoint newer than `after`, unless there is one or one is in flight.
+
+        Args:
+            after: A number; `None` for the last completed checkpoint's.
+            full: Only one that names no file of an older one will do.
 
         Raises:
             NotNowError: No attempt is running.
         """
         base = self._records.base
-        if after is not None and base is not None and base.id > after:
+        if after is not None and base is not None and base.id > after and not (full and base.increments):
             return TriggerAnswer(base.id, "COMPLETED")
         if self._current is None or not self._current.running:
             raise NotNowError(f"a checkpoint can be taken while the job is running (it is {self.state})")
-        status: Literal["IN_PROGRESS", "SCHEDULED"] = "IN_PROGRESS" if self.tracker.pending else "SCHEDULED"
-        return TriggerAnswer(self._current.request_checkpoint(), status)
+        number = self._current.request_checkpoint(full=full)
+        pending = self.tracker.pending
+        return TriggerAnswer(number, "IN_PROGRESS" if pending is not None and pending.id == number else "SCHEDULED")
+
+    def request_savepoint(self, request: str, *, stop: bool, drain: bool) -> SavepointRecord:
+        """Take a savepoint, unless one was asked for under the same name.
+
+        Args:
+            request: A name of the client's choice; empty for a new one.
+            stop: Stop the job with it; if it fails, the job goes on.
+            drain: Only with `stop`: let all event time pass before. If it fails, the attempt does, and the job restarts.
+
+        Returns:
+            Its record, which goes on changing until it has ended.
+
+        Raises:
+            NotNowError: No attempt is running, or it is coming to its end; or the storage cannot hold a savepoint; or the same name
+                was used for another wish.
+        """
+        known = self.savepoints.find(request)
+        if known is not None:
+            if (known.stop, known.drain) != (stop, drain):
+                raise NotNowError(
+                    f"the savepoint `{request}` was asked for with another `stop` or `drain`; use a new name"
+                )
+            return known
+        if not self._records.shared:
+            raise NotNowError(
+                f"{self._records.uri} is lost with the coordinator, and so would the savepoint be; use another storage"
+            )
+        if self._current is None or not self._current.running or self.state != "RUNNING":
+            raise NotNowError(f"a savepoint can be taken while the job is running (it is {self.state})")
+        record = SavepointRecord(request or secrets.token_hex(8), stop, drain, self._clock.now_ms())
+        self.savepoints.add(record)
+        if stop:
+            self._stop, self._stop_problem = _StopWish(checkpoint=True, insist=False), ""
+        self._current.request_savepoint(record)
+        return record
 
     def request_stop(self, *, checkpoint: bool, insist: bool = False) -> None:
         """Stop the job.
@@ -229,7 +259,8 @@ class Job:
         _log.info(
             "job %s starts from checkpoint %d in epoch %d", self.plan.job.job_id, base.manifest.id, self._records.epoch
         )
-        self._spawn(self._watch_ownership())
+        period_s = self.plan.job.spec.runtime.heartbeat_timeout_ms / 1000
+        self._spawn(keep_house(self._records, self._reservations, self._clock, period_s, self._running))
         for enumerator in self._enumerators.values():
             if enumerator.rediscovers:
                 self._spawn(self._discover(enumerator))
@@ -242,7 +273,7 @@ class Job:
             number += 1
             current = self._deployment(AttemptId(self._records.epoch, number))
             end = await current.live()
-            outcome = _outcome(current, end)
+            outcome = outcome_of(current, end)
             if outcome is None and isinstance(end, Failure):
                 outcome = await self._after_failure(current, end)
             if outcome is not None:
@@ -340,18 +371,9 @@ class Job:
 
     # What goes on beside it
 
-    async def _watch_ownership(self) -> None:
-        """Notice being deposed also while nothing is committed."""
-        period_s = self.plan.job.spec.runtime.heartbeat_timeout_ms / 1000
-        checks = 0
-        while True:
-            if checks % _PRUNE_EVERY_CHECKS == 0:
-                self._records.prune()
-                if self._reservations is not None:
-                    self._reservations.prune()
-            checks += 1
-            await asyncio.sleep(period_s)
-            await self._records.check()
+    def _running(self) -> AttemptId | None:
+        """The attempt that reads now, if one does."""
+        return self._current.attempt.id if self._current is not None and self._current.running else None
 
     async def _discover(self, enumerator: Enumerator) -> None:
         """Look for new splits now and then; a source that cannot be asked now is asked again."""
@@ -432,21 +454,6 @@ class Job:
                 )
 
 
-def _outcome(deployment: Deployment, end: AttemptEnd) -> Outcome | None:
-    """How the job has ended, by what the journal and the attempt say; `None` if it goes on."""
-    if isinstance(end, Finished) or deployment.journalled_finish:
-        return Outcome("FINISHED", "all input has been read and all output is committed")
-    if isinstance(end, Stopped) and end.checkpoint is None and deployment.journalled_stop is None:
-        return Outcome("STOPPED", end.problem or "stopped without a last checkpoint", not end.problem)
-    if deployment.journalled_stop is not None:
-        problem = "not all sinks have committed yet; that is made good when the job is resumed"
-        if isinstance(end, Stopped) and end.checkpoint is not None:
-            problem = end.problem
-        message = f"stopped with checkpoint {deployment.journalled_stop}"
-        return Outcome("STOPPED", f"{message}; {problem}" if problem else message)
-    return None
-
-
 def _schedule(plan: JobGraph, config: CoordinatorConfig) -> Schedule:
     checkpoint = plan.job.spec.checkpoint
     return Schedule(
@@ -468,8 +475,9 @@ def _restored_record(base: Base) -> CheckpointRecord:
         triggered_ms=manifest.created_ms,
         folder=base.folder,
         size_bytes=manifest.size_bytes,
+        full=not manifest.increments,
         acknowledged=len({snapshot.subtask for snapshot in manifest.subtasks}),
     )
 
 
-__all__ = ["Job", "NotNowError", "Outcome"]
+__all__ = ["Job", "NotNowError"]

@@ -17,6 +17,7 @@ from checkdam.coordinator.http import ROUTES, Route
 from checkdam.coordinator.views import ErrorView
 
 _PARAMETER: Final = re.compile(r"{(\w+)}")
+_PATH_TYPES: Final = {"id": "integer", "request": "string"}
 _COMMON_ERRORS: Final = ((401, "The token is missing or wrong."), (421, "The Host header names somebody else."))
 
 
@@ -64,10 +65,16 @@ def _operation(route: Route, answer: dict[str, Any], request: dict[str, Any] | N
         error = {"$ref": f"#/components/schemas/{ErrorView.__name__}"}
         responses[str(status)] = {"description": text, "content": {"application/json": {"schema": error}}}
     operation: dict[str, Any] = {"summary": route.summary, "responses": responses}
-    if parameters := _PARAMETER.findall(route.path):
-        operation["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "integer"}} for name in parameters
-        ]
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": _PATH_TYPES[name]}}
+        for name in _PARAMETER.findall(route.path)
+    ]
+    parameters += [
+        {"name": name, "in": "query", "description": text, "schema": {"type": "integer", "minimum": 0}}
+        for name, text in route.query
+    ]
+    if parameters:
+        operation["parameters"] = parameters
     if request is not None:
         operation["requestBody"] = {"required": False, "content": {"application/json": {"schema": request}}}
     if route.open:

@@ -73,6 +73,8 @@ class AttemptView(msgspec.Struct, frozen=True, rename="camel"):
         id: `<epoch>.<attempt>`.
         state: DEPLOYING, RESTORING, RUNNING, FINISHING, FAILED, FINISHED or STOPPED.
         restored_checkpoint: Number of the checkpoint that it started from.
+        restored_bytes: Size of that checkpoint, as far as its workers are ready.
+        fetched_bytes: What they had to fetch of it from storage; the rest was in `_metadata` or on their own disks.
         running_ms: When it began to read.
     """
 
@@ -83,6 +85,7 @@ class AttemptView(msgspec.Struct, frozen=True, rename="camel"):
     ended_ms: int | None
     restored_checkpoint: int
     restored_bytes: int
+    fetched_bytes: int
     failure: FailureView | None
 
 
@@ -127,9 +130,14 @@ class OperatorView(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class TriggerRequest(msgspec.Struct, frozen=True):
-    """Asks for a checkpoint newer than `after`; without it, newer than the last completed one."""
+    """Asks for a checkpoint newer than `after`; without it, newer than the last completed one.
+
+    Attributes:
+        full: It must name no file of an older one.
+    """
 
     after: int | None = None
+    full: bool = False
 
 
 class TriggerAnswer(msgspec.Struct, frozen=True):
@@ -156,6 +164,21 @@ class StopAnswer(msgspec.Struct, frozen=True):
     state: JobState
 
 
+class SavepointRequest(msgspec.Struct, frozen=True):
+    """Asks for a savepoint.
+
+    Attributes:
+        request: A name for this wish, of the client's choice and new for every savepoint: asking again under it answers with the
+            same savepoint. The coordinator makes one up where it is empty.
+        stop: Stop the job with it.
+        drain: Only with `stop`: let all event time pass before, so that every window and event timer fires.
+    """
+
+    request: str = ""
+    stop: bool = False
+    drain: bool = False
+
+
 class HealthView(msgspec.Struct, frozen=True):
     """The coordinator's event loop answers."""
 
@@ -176,6 +199,7 @@ __all__ = [
     "JobState",
     "JobView",
     "OperatorView",
+    "SavepointRequest",
     "StopAnswer",
     "StopRequest",
     "TriggerAnswer",

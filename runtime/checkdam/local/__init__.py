@@ -2,4 +2,5 @@
 
 `runner` does what Kubernetes and the operator do there: it starts the processes, starts them again when they die, puts
 another one beside one that no longer answers, and shows what the coordinator's API says. It holds no state of the job.
+`registry` lets commands in other terminals find it.
 """

@@ -6,9 +6,11 @@
     coordinator.json         where the current coordinator listens; written by each coordinator
     coordinator.<start>/     its configuration, and how the job ended
     worker-<index>.<start>/  a supervisor's configuration and its task processes' local state
+    worker-<index>.local/    the worker's files of the last checkpoint, for its next start
     logs/                    standard error of each process
 
-Every start of a process has a folder of its own, because one that was replaced may still be alive.
+Every start of a process has a folder of its own, because one that was replaced may still be alive. What lasts from one
+start to the next is locked by the one that uses it (`worker.local_files`).
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from checkdam.coordinator.config import CoordinatorConfig
+from checkdam.coordinator.config import Addresses, CoordinatorConfig
 from checkdam.local.processes import python_module
 from checkdam.spec.streamjob import StreamJob
 from checkdam.worker.config import WorkerConfig
@@ -67,7 +69,8 @@ class RunFolder:
             with os.fdopen(descriptor, "w") as file:
                 file.write(text)
         self.address_file.unlink(missing_ok=True)
-        for leftover in (*self.path.glob("coordinator.*"), *self.path.glob("worker-*.*")):
+        lasting = {self._local_folder(index) for index in range(self.job.spec.parallelism)}
+        for leftover in {*self.path.glob("coordinator.*"), *self.path.glob("worker-*.*")} - lasting:
             shutil.rmtree(leftover, ignore_errors=True)
         (self.path / "logs").mkdir(exist_ok=True)
 
@@ -86,6 +89,7 @@ class RunFolder:
             run_dir=str(folder),
             address_file=str(self.address_file),
             resume=True,
+            since_epoch=self._published_epoch(),
             fresh=self.fresh,
             restore_from=self.restore_from,
             request=self.request,
@@ -104,14 +108,20 @@ class RunFolder:
             index=index,
             secret_file=str(self.path / "secret"),
             run_dir=str(folder),
+            local_dir=str(self._local_folder(index)),
             address_file=str(self.address_file),
             lifeline_fd=lifeline_fd,
         )
         return python_module("checkdam.worker", _write(folder, config))
 
     def forget_worker(self, index: int, start: int) -> None:
-        """The supervisor is gone, and its task process with it: what they held locally is of no use to others."""
+        """The supervisor is gone, and its task process with it: what they worked on locally is of no use to others."""
         shutil.rmtree(self.path / f"worker-{index}.{start}", ignore_errors=True)
+
+    def forget_checkpoints(self) -> None:
+        """The job has finished: nobody will restore from the workers' local files."""
+        for index in range(self.job.spec.parallelism):
+            shutil.rmtree(self._local_folder(index), ignore_errors=True)
 
     def outcome(self, start: int) -> dict[str, Any]:
         """How the job ended, in the words of the `start`-th coordinator; empty if it did not say."""
@@ -122,6 +132,16 @@ class RunFolder:
             return found
         except (OSError, msgspec.DecodeError):
             return {}
+
+    def _published_epoch(self) -> int:
+        """Of the last coordinator of this run that came to have one; 0 before."""
+        try:
+            return msgspec.json.decode(self.address_file.read_bytes(), type=Addresses).epoch
+        except (OSError, msgspec.DecodeError):
+            return 0
+
+    def _local_folder(self, index: int) -> Path:
+        return self.path / f"worker-{index}.local"
 
     def _own_folder(self, name: str) -> Path:
         folder = self.path / name

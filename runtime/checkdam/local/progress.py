@@ -93,6 +93,8 @@ class _Base:
     def finish(self, code: int, outcome: dict[str, Any], *, killed: bool) -> None:
         state = outcome.get("state", "")
         checkpoint = outcome.get("checkpoint", "")
+        # A short run may end before anybody has asked how it began.
+        self._tell_restored(outcome.get("restored_from", ""))
         if self._late:
             self.say(
                 f"{self._late:,} records were late: no window took them any more; "
@@ -102,7 +104,12 @@ class _Base:
             self.say(f"{self._job.job_id} was killed; run the same command again to go on from the last checkpoint")
         elif code == 0 and state == "STOPPED":
             where = f" after {checkpoint}" if checkpoint else ""
-            self.say(f"{self._job.job_id} stopped{where}; run the same command again to go on")
+            going_on = (
+                "it was drained, so it goes on only from a savepoint that is named: `--restore-from`"
+                if outcome.get("drained")
+                else "run the same command again to go on"
+            )
+            self.say(f"{self._job.job_id} stopped{where}; {going_on}")
         elif state == "DEPOSED":
             self.say(f"{self._job.job_id} was taken over by another run of it, and goes on there")
         elif code == 0:
@@ -112,13 +119,16 @@ class _Base:
                 f"{self._job.job_id} failed: {outcome.get('message') or 'its coordinator could not begin; see its log'}"
             )
 
-    async def _tell_news(self, job: dict[str, Any], api: CoordinatorApi) -> None:
-        """Say once what happened since: a restored checkpoint, a failure."""
-        if not self._restored_told:
+    def _tell_restored(self, uri: str) -> None:
+        if uri and not self._restored_told:
             self._restored_told = True
             # Checkpoint 0 is the beginning.
-            if job["restoredFrom"] and "/chk-0-" not in f"/{job['restoredFrom']}":
-                self.say(f"going on from {job['restoredFrom']}")
+            if "/chk-0-" not in f"/{uri}":
+                self.say(f"going on from {uri}")
+
+    async def _tell_news(self, job: dict[str, Any], api: CoordinatorApi) -> None:
+        """Say once what happened since: a restored checkpoint, a failure."""
+        self._tell_restored(job["restoredFrom"])
         failure = job["lastFailure"]
         if failure and failure["timeMs"] != self._failure_told:
             self._failure_told = failure["timeMs"]
@@ -224,7 +234,7 @@ class LiveDisplay(_Base):
 
     def _checkpoints(self, checkpoints: list[dict[str, Any]]) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for heading in ("checkpoint", "status", "duration", "size"):
+        for heading in ("checkpoint", "status", "duration", "size", "uploaded"):
             table.add_column(heading, justify="left" if heading == "status" else "right")
         newest = sorted(checkpoints, key=lambda checkpoint: checkpoint["id"])[-CHECKPOINTS_SHOWN:]
         for checkpoint in newest:
@@ -233,7 +243,8 @@ class LiveDisplay(_Base):
                 str(checkpoint["id"]),
                 str(checkpoint["status"]),
                 "" if duration_ms is None else format_ms(duration_ms),
-                show_bytes(checkpoint["sizeBytes"] or 0),
+                show_bytes(checkpoint["sizeBytes"]),
+                show_bytes(checkpoint["uploadedBytes"]),
             )
         return table
 

@@ -14,20 +14,26 @@ import signal
 import sys
 import tempfile
 from collections.abc import Coroutine
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from checkdam.api.entrypoint import load_graph
 from checkdam.checkpoint.storage.locate import open_storage
-from checkdam.core.errors import ManifestError, StorageError
+from checkdam.core.errors import CheckdamError, ManifestError, StorageError
 from checkdam.local.api import CoordinatorApi
 from checkdam.local.folder import RunFolder
 from checkdam.local.processes import Kept
 from checkdam.local.progress import Display, make_display
+from checkdam.local.registry import registered
 from checkdam.spec.streamjob import StreamJob
 
 WATCH_EVERY_S: Final = 0.5
+START_PATIENCE_S: Final = 20.0
+"""How long a coordinator may take at least until it first answers: it imports the user's modules and takes the journal over, however
+slow storage is. What ends meanwhile is noticed at once; this is for what is stopped."""
+
 GRACE_S: Final = 5.0
 """How long processes may take to end by themselves."""
 
@@ -62,9 +68,9 @@ def run_local(
         0 if the job finished or was stopped, 1 if it failed or was killed.
 
     Raises:
-        CheckdamError: The storage cannot be used here, or the entrypoint or the pipeline is wrong: nothing was started.
+        CheckdamError: The storage cannot be used or reached, or the entrypoint or the pipeline is wrong: nothing was started.
     """
-    _check_storage(job, base_folder)
+    storage_uri = _check_storage(job, base_folder)
     path = Path(tempfile.mkdtemp(prefix="checkdam-")) if run_dir is None else run_dir
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
@@ -72,7 +78,12 @@ def run_local(
     folder = RunFolder(path, job, base_folder, fresh, restore_from or "")
     folder.prepare()
     display = make_display(job, progress and sys.stderr.isatty())
-    code = asyncio.run(_run(folder, display))
+    with ExitStack() as findable:
+        try:
+            findable.enter_context(registered(job.job_id, storage_uri, path))
+        except CheckdamError as error:
+            display.say(f"other commands cannot find this run: {error}")
+        code = asyncio.run(_run(folder, display))
     if code:
         display.say(f"logs are in {path / 'logs'}")
     elif run_dir is None:
@@ -80,12 +91,19 @@ def run_local(
     return code
 
 
-def _check_storage(job: StreamJob, base_folder: Path) -> None:
-    """Refuse storage of which the coordinator would say the same, but only in its log."""
+def _check_storage(job: StreamJob, base_folder: Path) -> str:
+    """The uri of the job's folder in storage. Refuses storage of which the coordinator would say the same, but only in its log.
+
+    Raises:
+        ManifestError: The uri is not one that can be used.
+        StorageError: The storage cannot be reached, read or written, or two creates of one name succeed there.
+    """
     try:
-        open_storage(job.spec.checkpoint.storage.uri, job.job_id, base=base_folder)
+        storage = open_storage(job.spec.checkpoint.storage, job.job_id, base=base_folder)
     except StorageError as error:
         raise ManifestError([f"`spec.checkpoint.storage.uri`: {error}"], job.job_id) from error
+    storage.probe()
+    return storage.uri
 
 
 async def _run(folder: RunFolder, display: Display) -> int:
@@ -152,6 +170,8 @@ class _Run:
             os.close(self._lifeline)
             os.close(self._keep_open)
         outcome = self._folder.outcome(self._coordinator.starts)
+        if outcome.get("state") == "FINISHED":
+            self._folder.forget_checkpoints()
         self._display.finish(code, outcome, killed=self._killed.is_set())
         return min(code, 1)
 
@@ -165,17 +185,19 @@ class _Run:
         """Show what happens, and put a process beside one that no longer answers."""
         timeout_s = self._heartbeat_timeout_s
         loop = asyncio.get_running_loop()
-        answered_at = loop.time()
+        answered_at = 0.0
         missing_since: dict[int, float] = {}
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             await self._display.update(self._api)
             now = loop.time()
-            if await self._api.get("/healthz") is not None or now - self._coordinator.started_at < timeout_s:
+            if await self._api.get("/healthz") is not None:
                 answered_at = now
-            elif now - answered_at > timeout_s:
-                self._coordinator.replace()
-                answered_at = now
+            else:
+                started_at = self._coordinator.started_at
+                patience_s = timeout_s if answered_at > started_at else max(timeout_s, START_PATIENCE_S)
+                if now - max(answered_at, started_at) > patience_s:
+                    self._coordinator.replace()
             self._replace_lost_workers(await self._api.get("/v1/workers") or [], missing_since, now)
 
     def _replace_lost_workers(self, workers: list[Any], missing_since: dict[int, float], now: float) -> None:

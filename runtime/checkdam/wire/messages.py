@@ -53,10 +53,16 @@ class Listening(Message, frozen=True):
 
 
 class Ready(Message, frozen=True):
-    """A task process has restored its state, committed what the checkpoint held, and is connected to all peers."""
+    """A task process has restored its state, committed what the checkpoint held, and is connected to all peers.
+
+    Attributes:
+        restored_bytes: Size of its part of the checkpoint.
+        fetched_bytes: What had to be fetched of it from storage.
+    """
 
     attempt: AttemptId
     restored_bytes: int = 0
+    fetched_bytes: int = 0
 
 
 class RequestSplits(Message, frozen=True):
