@@ -70,10 +70,10 @@ def show(rows: Sequence[Row], notes: Sequence[str], console: Console) -> None:
         console.print(note, soft_wrap=True, markup=False, highlight=False)
 
 
-def write_markdown(rows: Sequence[Row], notes: Sequence[str], path: Path) -> None:
-    """Write the table with its notes as a page."""
+def write_markdown(rows: Sequence[Row], notes: Sequence[str], path: Path, command: str = "make bench") -> None:
+    """Write the table with its notes as a page, which names the command that made it."""
     today = datetime.now(UTC).date().isoformat()
-    lines = ["# Benchmarks", "", f"Written by `make bench` on {today}; do not edit.", ""]
+    lines = ["# Benchmarks", "", f"Written by `{command}` on {today}; do not edit.", ""]
     lines += [f"| {' | '.join(HEADINGS)} |", f"|{'---|' * len(HEADINGS)}"]
     lines += [f"| {' | '.join(row.cells())} |" for row in rows]
     lines += ["", *(f"* {note}" for note in notes), ""]

@@ -45,9 +45,15 @@ class RunFailed(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run keeps what it writes; emptied before each run."""
+    """Where a run keeps what it writes; emptied before each run.
+
+    Attributes:
+        folder: For everything.
+        storage: Uri of the checkpoint storage, where that is not to be in the folder.
+    """
 
     folder: Path
+    storage: str = ""
 
     def __post_init__(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -61,7 +67,7 @@ class Place:
     @property
     def checkpoints(self) -> str:
         """Uri of the checkpoint storage."""
-        return (self.folder / "checkpoints").as_uri()
+        return self.storage or (self.folder / "checkpoints").as_uri()
 
 
 @dataclass(frozen=True)

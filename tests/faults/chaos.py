@@ -3,11 +3,13 @@
 The runner (`checkdam run`) plays the kubelet, so it is left alone; coordinator, supervisors and task processes are fair
 game. Besides random moments, a run may arm a named fault point, at which the process kills itself: before the journal
 entry, after it, between snapshot and acknowledgement, while restoring, and so on.
+
+A run has *legs*, each one `checkdam run`. Some seeds have several: the run is ended, by Ctrl-C, by SIGKILL or with a savepoint,
+and begun again with another number of workers, or with another state backend.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -15,81 +17,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
-import yaml
-from fault_jobs import expected, key_of
+from checks import check_output, check_savepoint, check_storage, rows_in
+from scenarios import HEARTBEAT_S, Scenario, manifest_of, other
+from stores import Place, Servers, place_of
+from wishes import SavepointWish
+
+from checkdam.checkpoint.folders import SavepointFolder
+from checkdam.checkpoint.journal import Journal
+from checkdam.checkpoint.opening import open_job
 
 HERE = Path(__file__).parent
-MODES = ("ExactlyOnce", "AtLeastOnce", "AtMostOnce")
-BACKENDS = ("hashmap", "rocksdb")
-WINDOWS = ("tumbling", "sliding", "session", "process", "counts")
-POINTS = (
-    "",
-    "before-manifest",
-    "after-manifest",
-    "before-journal",
-    "journal-written",
-    "complete-sent",
-    "final-checkpoint",
-    "deploying",
-    "supervisor-fork",
-    "worker-restored",
-    "worker-ready",
-    "worker-snapshot",
-    "worker-ack",
-)
-"""Named places in coordinator, supervisor and task process; empty for none."""
-
-HEARTBEAT_S = 1.5
 DEADLINE_S = 120.0
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """What a seed stands for."""
-
-    seed: int
-    mode: str
-    backend: str
-    parallelism: int
-    windows: str
-    point: str
-    point_count: int
-    strikes: int
-    stops: bool
-
-    def __str__(self) -> str:
-        point = f" point={self.point}:{self.point_count}" if self.point else ""
-        return (
-            f"seed {self.seed}: {self.mode} {self.backend} x{self.parallelism} {self.windows}"
-            f"{point} strikes={self.strikes}{' with stops' if self.stops else ''}"
-        )
-
-
-def scenario(seed: int) -> Scenario:
-    """Modes, backends, parallelism, windows and fault points in turn by the seed; the rest at random by it."""
-    rng = random.Random(seed)
-    mode = MODES[seed % 3] if seed % 2 else "ExactlyOnce"
-    windows = "records" if mode == "AtMostOnce" else WINDOWS[(seed // 2) % len(WINDOWS)]
-    if mode == "AtLeastOnce" and windows in ("process", "counts"):
-        windows = "tumbling"
-    return Scenario(
-        seed=seed,
-        mode=mode,
-        backend=BACKENDS[(seed // 3) % 2],
-        parallelism=1 + seed % 3,
-        windows=windows,
-        point=POINTS[seed % len(POINTS)],
-        point_count=rng.choice((1, 1, 2, 3, 5)),
-        strikes=rng.randint(1, 4),
-        stops=rng.random() < 0.35,
-    )
+STOP_PATIENCE_S = 20.0
+"""How long a leg that is to stop with a savepoint is waited for."""
 
 
 @dataclass
@@ -103,103 +49,197 @@ class Outcome:
     seconds: float = 0.0
 
 
-def run_scenario(plan: Scenario, folder: Path, records: int = 12_000, rate: float = 4_000) -> Outcome:
+def run_scenario(plan: Scenario, folder: Path, servers: Servers, records: int = 12_000, rate: float = 4_000) -> Outcome:
     """Run a scenario in `folder`, which is emptied first."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     outcome = Outcome(plan)
-    began = time.monotonic()
-    manifest = folder / "job.yaml"
-    manifest.write_text(manifest_of(plan, folder, records, rate))
-    shutil.copy(HERE / "fault_jobs.py", folder)
-    environment = dict(os.environ)
-    if plan.point:
-        environment["CHECKDAM_FAULT"] = f"{plan.point}:{plan.point_count}"
-        environment["CHECKDAM_FAULT_MARKER"] = str(folder / "fault-marker")
-    run_dir = folder / "run"
-    with (folder / "runner.log").open("wb") as log:
-        runner = subprocess.Popen(
-            [sys.executable, "-m", "checkdam", "run", str(manifest), "--run-dir", str(run_dir), "--no-progress"],
-            stdout=log,
-            stderr=log,
-            env=environment,
-        )
-    try:
-        _strike(plan, runner, outcome)
-        code = runner.wait(max(1.0, DEADLINE_S - (time.monotonic() - began)))
-        if code != 0:
-            outcome.problems.append(f"the runner exited with {code}")
-    except subprocess.TimeoutExpired:
-        outcome.problems.append(f"the job did not end within {DEADLINE_S:g} s")
-    finally:
-        _end(runner)
-    outcome.problems += _check(plan, folder / "out", records, outcome)
-    outcome.seconds = time.monotonic() - began
+    began_s = time.monotonic()
+    with place_of(plan, folder, servers) as place:
+        try:
+            _Run(plan, folder, place, records, rate, outcome).run()
+        except subprocess.TimeoutExpired:
+            outcome.problems.append(f"the job did not end within {DEADLINE_S:g} s")
+    outcome.seconds = time.monotonic() - began_s
     return outcome
 
 
-def manifest_of(plan: Scenario, folder: Path, records: int, rate: float) -> str:
-    """The StreamJob of a run, as YAML."""
-    args = {
-        "windows": plan.windows,
-        "records": records,
-        "splits": plan.parallelism + 1,
-        "rate": rate,
-        "out": str(folder / "out"),
-    }
-    manifest = {
-        "apiVersion": "checkdam.dev/v1alpha1",
-        "kind": "StreamJob",
-        "metadata": {"name": f"fault-{plan.seed}"},
-        "spec": {
-            "program": {"entrypoint": "fault_jobs:build", "args": args},
-            "parallelism": plan.parallelism,
-            "stateBackend": {"type": plan.backend},
-            "checkpoint": {
-                "interval": "250ms",
-                "mode": plan.mode,
-                "tolerableFailures": 3,
-                "timeout": "5s",
-                "storage": {"uri": f"file://{folder / 'storage'}"},
-            },
-            "restart": {"strategy": "ExponentialDelay", "initialDelay": "50ms", "maxDelay": "500ms"},
-            "runtime": {"heartbeatTimeout": f"{int(HEARTBEAT_S * 1000)}ms", "batchSize": 256},
-        },
-    }
-    return yaml.safe_dump(manifest)
+class _Run:
+    """One run; `outcome` is filled."""
 
+    def __init__(self, plan: Scenario, folder: Path, place: Place, records: int, rate: float, outcome: Outcome) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._place = place
+        self._records = records
+        self._rate = rate
+        self._outcome = outcome
+        self._rng = random.Random(plan.seed * 7 + 1)
+        self._wishing = random.Random(plan.seed * 41 + 3)
+        self._left = plan.strikes
+        self._legs = 0
+        self._deadline_s = time.monotonic() + DEADLINE_S
 
-# Striking
+    def run(self) -> None:
+        """The job with all its legs, and the one that starts from its savepoint; then look at what they have left."""
+        plan, folder, outcome = self._plan, self._folder, self._outcome
+        self._write(folder, self._place)
+        savepoint, backend, ended = "", plan.backend, True
+        if plan.savepoint == "stopped":
+            backend = self._leg_until_stopped(backend)
+        legs = (plan.parallelism, *plan.rescales)[1 if plan.savepoint == "stopped" else 0 :]
+        for parallelism in legs[:-1]:
+            self._leg_until_interrupted(parallelism, backend)
+        if plan.savepoint in ("kept", "restored"):
+            savepoint, ended = self._leg_with_savepoint(legs[-1], backend)
+        else:
+            self._last_leg(folder, "--parallelism", str(legs[-1]), "--backend", backend)
+        rows = rows_in(folder / "out")
+        outcome.rows = sum(rows.values())
+        if ended:
+            outcome.problems += check_output(plan, rows, self._records)
+        outcome.problems += check_storage(plan, self._place, folder / "run", ended=ended)
+        if savepoint:
+            outcome.problems += check_savepoint(savepoint, self._place)
+        if not ended:
+            self._go_on_elsewhere(savepoint)
 
+    def _go_on_elsewhere(self, savepoint: str) -> None:
+        """Another job, over the other backend, from the savepoint of one that was killed after it."""
+        plan, folder, place = self._plan, self._folder / "second", self._place.below("second")
+        folder.mkdir()
+        self._write(folder, place)
+        self._left = 1
+        parallelism = str(self._wishing.randint(1, 3))
+        options = ("--restore-from", savepoint, "--parallelism", parallelism, "--backend", other(plan.backend))
+        self._outcome.strikes.append(f"from the savepoint with x{parallelism}")
+        self._last_leg(folder, *options)
+        rows = rows_in(folder / "out")
+        before = rows_in(self._folder / "out")
+        self._outcome.rows = sum((rows | before).values())
+        self._outcome.problems += check_output(plan, rows, self._records, before)
+        self._outcome.problems += check_storage(plan, place, folder / "run", ended=True)
 
-def _strike(plan: Scenario, runner: subprocess.Popen[bytes], outcome: Outcome) -> None:
-    """Kill or stop processes at moments that the seed chose, until the strikes are used up or the job has ended."""
-    rng = random.Random(plan.seed * 7 + 1)
-    stopped: list[tuple[float, list[psutil.Process]]] = []
-    next_strike = time.monotonic() + rng.uniform(0.1, 2.5)
-    left = plan.strikes
-    while runner.poll() is None and (left or stopped):
-        now = time.monotonic()
-        for wake_at, processes in list(stopped):
-            if now >= wake_at:
-                _signal(processes, signal.SIGCONT)
-                stopped.remove((wake_at, processes))
-        if left and now >= next_strike:
-            struck = victims(runner, rng)
-            if struck is not None:
-                left -= 1
-                name, processes = struck
-                if plan.stops and rng.random() < 0.6:
-                    _signal(processes, signal.SIGSTOP)
-                    stopped.append((now + HEARTBEAT_S * rng.uniform(1.2, 3.0), processes))
-                    outcome.strikes.append(f"stopped {name}")
-                else:
-                    _signal(processes, signal.SIGKILL)
-                    outcome.strikes.append(f"killed {name}")
-            next_strike = now + rng.uniform(0.05, 1.8)
-        time.sleep(0.01)
-    for _, processes in stopped:
-        _signal(processes, signal.SIGCONT)
+    # Legs
+
+    def _leg_until_interrupted(self, parallelism: int, backend: str) -> None:
+        """A leg that is ended after a few seconds: with a last checkpoint, or at once."""
+        with self._leg(self._folder, "--parallelism", str(parallelism), "--backend", backend) as runner:
+            end_s = time.monotonic() + self._rng.uniform(2.0, 4.0)
+            self._strike(runner, lambda: time.monotonic() >= end_s)
+            gently = self._rng.random() < 0.5
+            self._outcome.strikes.append("stopped the run" if gently else "killed the run")
+            runner.send_signal(signal.SIGINT if gently else signal.SIGKILL)
+            runner.wait(DEADLINE_S / 2)
+
+    def _leg_until_stopped(self, backend: str) -> str:
+        """A leg that stops with a savepoint; returns the backend to go on with, which is another one if it has."""
+        plan = self._plan
+        with self._leg(self._folder, "--parallelism", str(plan.parallelism), "--backend", backend) as runner:
+            end_s = time.monotonic() + STOP_PATIENCE_S
+            with self._wish(self._folder, stop=True):
+                self._strike(runner, lambda: time.monotonic() >= end_s)
+        tail = Journal(open_job(self._job_uri, options=self._place.options).storage).tail()
+        if tail is None or tail.decision != "stopped" or SavepointFolder.parse(tail.checkpoint) is None:
+            self._outcome.strikes.append("no savepoint stopped the job")
+            return backend
+        self._outcome.strikes.append(f"stopped with a savepoint, then {other(backend)}")
+        return other(backend)
+
+    def _leg_with_savepoint(self, parallelism: int, backend: str) -> tuple[str, bool]:
+        """The last leg, with a savepoint in the middle; returns its uri, if it came to one, and whether the job came to its end."""
+        with self._leg(self._folder, "--parallelism", str(parallelism), "--backend", backend) as runner:
+            with self._wish(self._folder, stop=False) as wish:
+                restored = self._plan.savepoint == "restored"
+                self._strike(runner, lambda: restored and bool(wish.uri))
+                if restored and wish.uri and runner.poll() is None:
+                    time.sleep(self._wishing.uniform(0.0, 1.0))
+                    self._outcome.strikes.append("killed the run after its savepoint")
+                    return wish.uri, False
+                self._await_end(runner)
+            self._outcome.strikes.append("took a savepoint" if wish.uri else "no savepoint was taken")
+            return wish.uri, True
+
+    def _last_leg(self, folder: Path, *options: str) -> None:
+        with self._leg(folder, *options) as runner:
+            self._strike(runner)
+            self._await_end(runner)
+
+    def _await_end(self, runner: subprocess.Popen[bytes]) -> None:
+        code = runner.wait(max(1.0, self._deadline_s - time.monotonic()))
+        if code != 0:
+            self._outcome.problems.append(f"the runner exited with {code}")
+
+    @contextmanager
+    def _leg(self, folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+        """`checkdam run`; whatever is left of it ends with the context."""
+        environment = dict(os.environ)
+        if self._plan.point:
+            environment["CHECKDAM_FAULT"] = f"{self._plan.point}:{self._plan.point_count}"
+            environment["CHECKDAM_FAULT_MARKER"] = str(self._folder / "fault-marker")
+        self._place.change_weather(self._legs)
+        self._legs += 1
+        command = [*(sys.executable, "-m", "checkdam", "run", str(folder / "job.yaml")), "--no-progress"]
+        with (folder / "runner.log").open("ab") as log:
+            runner = subprocess.Popen(
+                [*command, "--run-dir", str(folder / "run"), *options], stdout=log, stderr=log, env=environment
+            )
+        try:
+            yield runner
+        finally:
+            _end(runner)
+
+    @contextmanager
+    def _wish(self, folder: Path, *, stop: bool) -> Iterator[SavepointWish]:
+        """Somebody asks for a savepoint of the run in `folder` for as long as the context is open."""
+        wish = SavepointWish(folder / "run", self._wishing.randint(1, 2), stop=stop)
+        wish.begin()
+        try:
+            yield wish
+        finally:
+            wish.withdraw()
+
+    def _write(self, folder: Path, place: Place) -> None:
+        manifest = manifest_of(self._plan, folder / "out", place.storage, self._records, self._rate)
+        (folder / "job.yaml").write_text(manifest)
+        shutil.copy(HERE / "fault_jobs.py", folder)
+
+    @property
+    def _job_uri(self) -> str:
+        return f"{self._place.direct['uri']}/default/fault-{self._plan.seed}"
+
+    # Striking
+
+    def _strike(self, runner: subprocess.Popen[bytes], enough: Callable[[], bool] | None = None) -> None:
+        """Kill or stop processes at moments that the seed chose, until it is enough or the job has ended; or, where nobody says
+        what is enough, until the strikes are used up."""
+        rng, outcome = self._rng, self._outcome
+        stopped: list[tuple[float, list[psutil.Process]]] = []
+        next_strike_s = time.monotonic() + rng.uniform(0.1, 2.5)
+        while runner.poll() is None and time.monotonic() < self._deadline_s:
+            if enough() if enough is not None else not self._left and not stopped:
+                break
+            now_s = time.monotonic()
+            for wake_at_s, processes in list(stopped):
+                if now_s >= wake_at_s:
+                    _signal(processes, signal.SIGCONT)
+                    stopped.remove((wake_at_s, processes))
+            if self._left and now_s >= next_strike_s:
+                struck = victims(runner, rng)
+                if struck is not None:
+                    self._left -= 1
+                    name, processes = struck
+                    if self._plan.stops and rng.random() < 0.6:
+                        _signal(processes, signal.SIGSTOP)
+                        stopped.append((now_s + HEARTBEAT_S * rng.uniform(1.2, 3.0), processes))
+                        outcome.strikes.append(f"stopped {name}")
+                    else:
+                        _signal(processes, signal.SIGKILL)
+                        outcome.strikes.append(f"killed {name}")
+                next_strike_s = now_s + rng.uniform(0.05, 1.8)
+            time.sleep(0.01)
+        for _, processes in stopped:
+            _signal(processes, signal.SIGCONT)
 
 
 def victims(runner: subprocess.Popen[bytes], rng: random.Random) -> tuple[str, list[psutil.Process]] | None:
@@ -249,59 +289,3 @@ def _end(runner: subprocess.Popen[bytes]) -> None:
     runner.wait()
     _signal(tree, signal.SIGKILL)
     psutil.wait_procs(tree, timeout=10)
-
-
-# Checking
-
-
-def _check(plan: Scenario, out: Path, records: int, outcome: Outcome) -> list[str]:
-    rows = Counter(
-        tuple(json.loads(line)) for file in out.glob("*.json*") for line in file.read_text().splitlines() if line
-    )
-    outcome.rows = sum(rows.values())
-    if plan.windows == "process":
-        return _check_batches(rows, records)
-    if plan.windows == "counts":
-        return _check_counts(rows, records)
-    truth = expected(plan.windows, records)
-    if plan.mode == "AtMostOnce":
-        twice = [row for row, count in rows.items() if count > 1]
-        unknown = [row for row in rows if row not in truth]
-        return [f"records twice: {twice[:5]}"] * bool(twice) + [f"unknown: {unknown[:5]}"] * bool(unknown)
-    if plan.mode == "AtLeastOnce":
-        return _check_at_least(rows, truth)
-    missing, surplus = truth - rows, rows - truth
-    problems = []
-    if missing:
-        problems.append(f"{sum(missing.values())} rows are missing, such as {sorted(missing)[:3]}")
-    if surplus:
-        problems.append(f"{sum(surplus.values())} rows are too many, such as {sorted(surplus)[:3]}")
-    return problems
-
-
-def _check_at_least(rows: Counter[tuple[Any, ...]], truth: Counter[tuple[Any, ...]]) -> list[str]:
-    """Per key and window the largest count and total must be at least the true ones."""
-    best: dict[tuple[Any, ...], tuple[int, int]] = {}
-    for key, start, end, n, total in rows:
-        before = best.get((key, start), (0, 0))
-        best[key, start] = (max(before[0], n), max(before[1], total))
-        del end
-    low = [row for row in truth if best.get((row[0], row[1]), (0, 0)) < (row[3], row[4])]
-    return [f"{len(low)} windows have less than the true value, such as {sorted(low)[:3]}"] if low else []
-
-
-def _check_counts(rows: Counter[tuple[Any, ...]], records: int) -> list[str]:
-    """Every key's count ends at the true one, and no update came twice."""
-    truth = Counter(key_of(index) for index in range(records))
-    last = {key: max(n for other, n in rows if other == key) for key, _ in rows}
-    twice = [row for row, count in rows.items() if count > 1]
-    problems = [] if last == truth else [f"the counts end at {sorted(last.items())}, not {sorted(truth.items())}"]
-    return problems + [f"updates twice: {twice[:3]}"] * bool(twice)
-
-
-def _check_batches(rows: Counter[tuple[Any, ...]], records: int) -> list[str]:
-    """Every record is in exactly one batch of the process function: the sizes add up, and no batch came twice."""
-    total = sum(row[3] * count for row, count in rows.items())
-    twice = [row for row, count in rows.items() if count > 1]
-    problems = [] if total == records else [f"the batches hold {total} records, not {records}"]
-    return problems + [f"batches twice: {twice[:3]}"] * bool(twice)

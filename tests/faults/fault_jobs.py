@@ -6,6 +6,7 @@ computed here a second time, naively, from the same numbers.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -17,6 +18,8 @@ DISORDER_MS = 400
 SIZE_MS = 1_000
 SLIDE_MS = 500
 GAP_MS = 150
+END_MS = 2**50
+"""Later than every record."""
 
 
 def time_of(index: int) -> int:
@@ -49,6 +52,28 @@ class RunningTotals(cd.ProcessFunction):
         return [("batch", ctx.key, recent[0] if recent else -1, len(recent))] if recent else []
 
 
+class History(cd.ProcessFunction):
+    """Keeps something of every record, so that state grows, most of it never changes again, and all of it counts in the end."""
+
+    kept = cd.MapState("kept", int, bytes)
+    count = cd.ValueState("count", int)
+
+    def process(self, value: int, ctx: Any) -> Any:
+        self.kept.put(value, essence(value))
+        self.count.update(self.count.get(0) + 1)
+        ctx.register_event_timer(END_MS)
+        return [(ctx.key, self.count.get(0))]
+
+    def on_timer(self, time_ms: int, ctx: Any) -> Any:
+        intact = [index for index, kept in self.kept.items() if kept == essence(index)]
+        return [(ctx.key, len(intact), sum(intact))]
+
+
+def essence(index: int) -> bytes:
+    """Bytes that belong to a record and cannot be compressed."""
+    return hashlib.shake_128(str(index).encode()).digest(120)
+
+
 def build(pipeline: cd.Pipeline, args: dict[str, Any]) -> None:
     """The pipeline that `args["windows"]` names, over `args["records"]` records in `args["splits"]` splits."""
     source = cd.GeneratorSource(
@@ -73,6 +98,9 @@ def build(pipeline: cd.Pipeline, args: dict[str, Any]) -> None:
     if kind == "process":
         keyed.process(RunningTotals, name="totals").map(list, name="rows").sink("out", sink)
         return
+    if kind == "history":
+        keyed.process(History, name="history").map(list, name="rows").sink("out", sink)
+        return
     windows = {
         "tumbling": cd.Tumbling(SIZE_MS),
         "sliding": cd.Sliding(SIZE_MS, SLIDE_MS),
@@ -91,6 +119,8 @@ def expected(windows: str, records: int) -> Counter[tuple[Any, ...]]:
     """All rows that the job must yield, as a multiset."""
     if windows == "records":
         return Counter((index,) for index in range(records))
+    if windows == "history":
+        return _expected_history(records)
     groups: dict[tuple[str, int, int], list[int]] = defaultdict(list)
     if windows == "session":
         members: dict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -106,6 +136,16 @@ def expected(windows: str, records: int) -> Counter[tuple[Any, ...]]:
             for start in range(last - SIZE_MS + slide, last + 1, slide):
                 groups[key_of(index), start, start + SIZE_MS].append(index)
     return Counter((*window, len(inside), sum(inside)) for window, inside in groups.items())
+
+
+def _expected_history(records: int) -> Counter[tuple[Any, ...]]:
+    found: Counter[tuple[Any, ...]] = Counter()
+    members: dict[str, list[int]] = defaultdict(list)
+    for index in range(records):
+        members[key_of(index)].append(index)
+        found[key_of(index), len(members[key_of(index)])] += 1
+    found.update((key, len(inside), sum(inside)) for key, inside in members.items())
+    return found
 
 
 def _sessions(members: list[tuple[int, int]]) -> list[tuple[int, int, list[int]]]:

@@ -21,12 +21,14 @@ from typing import Annotated
 import psutil
 import typer
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "real_parts"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from chaos import Scenario, manifest_of, victims
+from chaos import victims
 from fault_jobs import expected
 from rich.console import Console
 from rich.table import Table
+from scenarios import Scenario, manifest_of
 
 
 def memory_by_kind(pid: int) -> dict[str, float]:
@@ -58,9 +60,11 @@ def main(
 ) -> None:
     """Run the soak."""
     folder = Path(tempfile.mkdtemp(prefix="checkdam-soak-"))
-    plan = Scenario(0, "ExactlyOnce", backend, 2, "tumbling", "", 1, 0, False)
+    plan = Scenario(0, "ExactlyOnce", backend, 2, "tumbling")
     records = seconds * rate
-    (folder / "job.yaml").write_text(manifest_of(plan, folder, records, rate))
+    (folder / "job.yaml").write_text(
+        manifest_of(plan, folder / "out", {"uri": f"file://{folder / 'storage'}"}, records, rate)
+    )
     shutil.copy(Path(__file__).parent / "fault_jobs.py", folder)
     rng = random.Random(seconds)
     with (folder / "runner.log").open("wb") as log:

@@ -1,0 +1,112 @@
+"""The three state backends, each on the storage that its example is for, with a worker killed on the way."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from s3_server import S3Bucket
+
+from checkdam.spec import parse_manifest, read_manifest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+PAYMENTS = 20_000
+JOB_TIMEOUT_S = 120
+
+
+def module_of(path: Path) -> ModuleType:
+    """An example's module, by its file."""
+    spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_with_a_kill(folder: Path, manifest: str, *options: str) -> list[dict[str, Any]]:
+    """Run the example, kill a worker's task process after some checkpoints, and return what was committed by the end."""
+    run_dir, out = folder / "run", folder / "out"
+    line = [
+        *(sys.executable, "-m", "checkdam", "run", str(EXAMPLES / "state-backends" / manifest), "--no-progress"),
+        *("--run-dir", str(run_dir), "--interval", "200ms", "--arg", f"out={out}"),
+        *("--arg", f"count={PAYMENTS}", "--arg", f"rate={PAYMENTS // 2}", *options),
+    ]
+    with subprocess.Popen(line, cwd=folder, stderr=subprocess.PIPE, text=True) as job:
+        killed = module_of(EXAMPLES / "flight-delays" / "demo.py").kill_a_worker(run_dir, job)
+        _, told = job.communicate(timeout=JOB_TIMEOUT_S)
+    assert job.returncode == 0, told
+    assert killed is not None
+    return [json.loads(row) for file in sorted(out.glob("*.jsonl")) for row in file.read_text().splitlines()]
+
+
+def check_statements(rows: list[dict[str, Any]]) -> None:
+    """Every payment once, and every account's rows numbered without a gap, each with the sum of those up to it."""
+    payment = module_of(EXAMPLES / "state-backends" / "accounts.py").payment
+    payments = [payment(index) for index in range(PAYMENTS)]
+    assert sorted(row["payment"] for row in rows) == list(range(PAYMENTS))
+    accounts: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        accounts[row["account"]].append(row)
+    for account, statements in accounts.items():
+        balance = 0
+        for number, row in enumerate(sorted(statements, key=lambda row: row["number"]), start=1):
+            paid = payments[row["payment"]]
+            balance += paid.cents
+            assert (row["number"], row["balance"], paid.account) == (number, balance, account)
+
+
+def check_storage(uri: str) -> None:
+    """What is left is listed and whole."""
+
+    def checkpoints(command: str) -> Any:
+        line = [sys.executable, "-m", "checkdam", "checkpoints", command, uri, "--json"]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    assert len(checkpoints("list")) >= 3
+    checkpoints("verify")
+
+
+def test_the_manifests_are_valid_as_they_stand() -> None:
+    paths = sorted((EXAMPLES / "state-backends").glob("*.yaml"))
+    jobs = [parse_manifest(read_manifest(path), path.name) for path in paths]
+    assert [job.spec.checkpoint.storage.scheme for job in jobs] == ["hdfs", "file", "memory", "s3"]
+
+
+@pytest.mark.slow
+def test_memory_keeps_what_a_worker_loses(tmp_path: Path) -> None:
+    check_statements(run_with_a_kill(tmp_path, "memory-state-backend.yaml"))
+
+
+@pytest.mark.slow
+def test_files_keep_what_a_worker_loses(tmp_path: Path) -> None:
+    check_statements(run_with_a_kill(tmp_path, "fs-state-backend.yaml", "--storage", "checkpoints"))
+    check_storage(f"file://{tmp_path}/checkpoints/default/fs-state-backend")
+
+
+@pytest.mark.slow
+def test_hdfs_keeps_what_a_worker_loses(tmp_path: Path, hdfs_uri: str) -> None:
+    check_statements(run_with_a_kill(tmp_path, "fs-state-backend-hdfs.yaml", "--storage", hdfs_uri))
+    check_storage(f"{hdfs_uri}/default/fs-state-backend-hdfs")
+
+
+@pytest.mark.slow
+def test_rocksdb_and_s3_keep_what_a_worker_loses(
+    tmp_path: Path, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_bucket.server.endpoint)
+    check_statements(
+        run_with_a_kill(tmp_path, "rocksdb-state-backend.yaml", "--storage", f"{s3_bucket.uri}/production")
+    )
+    check_storage(f"{s3_bucket.uri}/production/default/rocksdb-state-backend")
+    stored = s3_bucket.keys()
+    assert any("/shared/" in key for key in stored)  # files that several checkpoints name
