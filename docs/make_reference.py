@@ -16,6 +16,7 @@ from typing import Any, Final
 import typer.main
 
 import checkdam
+import checkdam.offline
 import checkdam.testing
 from checkdam.cli.main import app
 from checkdam.coordinator.metrics import render_metrics
@@ -60,6 +61,7 @@ GROUPS: Final = {
         "BroadcastFunction",
         "BroadcastContext",
         "broadcast_lookup",
+        "formerly",
     ),
     "Sources": (
         "text_files",
@@ -137,7 +139,7 @@ def _flags(option: Any) -> str:
 
 
 def api_page() -> str:
-    """The public names of `checkdam` and `checkdam.testing`."""
+    """The public names of `checkdam`, `checkdam.offline` and `checkdam.testing`."""
     parts = [
         "# Python API",
         MADE,
@@ -148,6 +150,10 @@ def api_page() -> str:
         parts.append(f"## {heading}")
         for name in names:
             parts += _described(checkdam, name)
+    parts.append("## checkdam.offline")
+    parts.append("State without a job; see [how to look into state](../how-to/look-into-state.md).")
+    for name in checkdam.offline.__all__:
+        parts += _described(checkdam.offline, name)
     parts.append("## checkdam.testing")
     parts.append("For users' own tests; see [how to test a pipeline](../how-to/test-a-pipeline.md).")
     for name in checkdam.testing.__all__:
@@ -162,7 +168,7 @@ def _described(module: ModuleType, name: str) -> Iterator[str]:
         yield f"```text\n{_signature(name, found)}\n```"
         yield _markdown(found.__doc__ or "")
     else:
-        yield "A marker for scripts of `ScriptedSource`."
+        yield _MARKERS.get(name, "A marker for scripts of `ScriptedSource`.")
     if inspect.isclass(found):
         members = [_member(member, value) for member, value in _members(_HANDLES.get(name, found))]
         if members:
@@ -189,8 +195,12 @@ _INTERNAL: Final = {
     "ProcessContext": {"take_sides"},
     "BroadcastContext": {"take_sides"},
     "Aggregator": {"fold", "absorb", "results"},
+    "Savepoint": {"find", "view", "parts", "opened", "records"},
 }
 """Class → methods that the framework calls, not users."""
+
+_MARKERS: Final = {"DELETE": "What a function returns to `Savepoint.rewrite` for a row that is to go."}
+"""Names of `checkdam.offline` that are neither classes nor functions → what they are."""
 
 _HANDLES: Final = {
     "ValueState": ValueHandle,

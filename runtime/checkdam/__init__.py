@@ -15,7 +15,7 @@ A job is a function that fills a pipeline, and a StreamJob manifest that says ho
         )
 
 `checkdam run job.yaml` runs it on this machine. Everything that users need is imported from here; tests of pipelines use
-`checkdam.testing`.
+`checkdam.testing`, and state is read and written without a job by `checkdam.offline`.
 """
 
 from checkdam.api.keyed import KeyedStream, WindowedStream
@@ -37,6 +37,7 @@ from checkdam.connectors.file_sink import FileSink, csv_sink, json_lines_sink, p
 from checkdam.connectors.file_source import FileSource, csv_files, json_lines, parquet_files, text_files
 from checkdam.connectors.generator import GeneratorSource
 from checkdam.core.errors import CheckdamError
+from checkdam.core.formerly import formerly
 from checkdam.operators.aggregators import (
     Aggregator,
     collect,
@@ -108,6 +109,7 @@ __all__ = [
     "count",
     "csv_files",
     "csv_sink",
+    "formerly",
     "from_source",
     "json_lines",
     "json_lines_sink",

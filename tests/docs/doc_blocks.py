@@ -57,7 +57,7 @@ class Block:
 
 def pages() -> list[Path]:
     """README and all pages that people wrote."""
-    written = [ROOT / "README.md", ROOT / "examples" / "README.md"]
+    written = [ROOT / "README.md", *sorted((ROOT / "examples").rglob("README.md"))]
     return [*written, *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name not in GENERATED)]
 
 

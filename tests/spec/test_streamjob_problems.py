@@ -65,7 +65,7 @@ FIELDS = [
     (
         {"spec.checkpoint.storage.uri": "file://data"},
         "`spec.checkpoint.storage.uri` must be s3://bucket/prefix, file:///folder, file://./folder (below the manifest's folder, for "
-        "local runs), hdfs://host:port/folder or memory:// (got 'file://data')",
+        "local runs), hdfs://host:port/folder, memory://, or a uri that fsspec knows (got 'file://data')",
     ),
     (
         {"metadata.name": "Flight_Delays"},
@@ -141,6 +141,7 @@ def test_memory_storage_is_refused_where_losing_the_coordinator_breaks_the_promi
         "file://../out",
         "hdfs://nn:8020/x",
         "hdfs:///x",
+        "gs://bucket/x",
     ],
 )
 def test_every_storage_scheme_is_known(uri: str) -> None:
@@ -156,7 +157,8 @@ def test_every_storage_scheme_is_known(uri: str) -> None:
         "S3://bucket",
         "file:",
         "memory://x",
-        "gs://bucket/x",
+        "gs://",
+        "gs:x",
         "s3://bucket/x?y=z",
         "hdfs://nn:8020",
     ],

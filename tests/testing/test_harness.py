@@ -75,8 +75,8 @@ def test_nothing_is_visible_before_its_checkpoint_has_completed() -> None:
         assert harness.collected()["harness"] == [1, 2], "restored committables are committed first"
 
 
-@pytest.mark.parametrize("parallelism", [1, 3])
-def test_at_most_once_reads_no_record_twice(parallelism: int) -> None:
+@pytest.mark.parametrize("rescales", [(1, 1, 1, 1), (3, 3, 3, 3), (2, 4, 1, 3)])
+def test_at_most_once_reads_no_record_twice(rescales: tuple[int, ...]) -> None:
     seen: list[int] = []
 
     def note(value: int) -> int:
@@ -85,11 +85,11 @@ def test_at_most_once_reads_no_record_twice(parallelism: int) -> None:
 
     source = CollectionSource(list(range(100)), splits=4)
     build = through(source, lambda stream: stream.map(note))
-    with Harness(build, parallelism=parallelism, mode="AtMostOnce", batch_records=3) as harness:
-        for count in (5, 9, 20):
+    with Harness(build, parallelism=rescales[0], mode="AtMostOnce", batch_records=3) as harness:
+        for count, parallelism in zip((5, 9, 20), rescales[1:], strict=True):
             for _ in range(count):
                 harness.step()
-            harness.crash()
+            harness.crash(parallelism=parallelism)
         found = harness.finish()["harness"]
 
     assert len(seen) == len(set(seen))

@@ -116,7 +116,7 @@ class Pipeline:
             feeds: Its inputs.
             keyed: Whether it keeps keyed state.
             source: For sources.
-            state: Table name → serde name; found out from a trial operator's `tables()` where not given.
+            state: What a source's splits are; tables and own state are found out from a trial operator.
             two_phase: Whether it commits with checkpoints.
 
         Raises:
@@ -124,14 +124,20 @@ class Pipeline:
             ValueTypeError: A type of a value cannot cross processes.
         """
         node_id = self._new_id(kind, name)
-        factory, starts_stage = None, False
+        factory, starts_stage, redistribution = None, False, Operator.redistribution
+        state, schemas = dict(state or {}), {}
         if make is not None:
             factory = partial(make, node_id)
             trial = factory()
             starts_stage = type(trial).accepts_input is not Operator.accepts_input
-            if state is None:
-                state = {spec.name: f"{spec.kind}:{spec.serde.name}" for spec in trial.tables()}
-        self._nodes[node_id] = Node(node_id, kind, factory, source, keyed, state or {}, two_phase, starts_stage)
+            redistribution = trial.redistribution
+            stored = [(spec.name, spec.kind, spec.serde) for spec in trial.tables()]
+            stored += [(name, "own", serde) for name, serde in trial.own_serdes().items()]
+            state |= {name: f"{table_kind}:{serde.name}" for name, table_kind, serde in stored}
+            schemas = {name: serde.schema for name, _, serde in stored}
+        self._nodes[node_id] = Node(
+            node_id, kind, factory, source, keyed, state, two_phase, starts_stage, redistribution, schemas
+        )
         for feed in feeds:
             for producer in feed.producers:
                 serde = serde_for(feed.value_type, f"the output of operator `{producer.node}`", self.allow_pickle)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -18,19 +18,22 @@ import msgspec
 from checkdam.api.entrypoint import build_graph
 from checkdam.checkpoint.manifest import FORMAT_VERSION, CheckpointManifest, SourceSnapshot, SubtaskSnapshot
 from checkdam.checkpoint.storage.memory import MemoryStorage
-from checkdam.checkpoint.store import CheckpointStore
 from checkdam.checkpoint.stored import FetchedSnapshot
+from checkdam.connectors.base import Split
 from checkdam.connectors.callbacks import CollectSink, forget_collected
+from checkdam.coordinator.compatibility import check_compatible
+from checkdam.coordinator.redistribution import redistribute
 from checkdam.core.clock import ManualClock
 from checkdam.core.errors import CheckdamError, CheckpointError, PipelineError
 from checkdam.graph.model import Graph
+from checkdam.graph.modes import check_mode
 from checkdam.graph.plan import fingerprint, make_plan, operator_infos
 from checkdam.operators.base import CommittingOperator
 from checkdam.operators.sink import DirectSinkOperator, TwoPhaseSinkOperator
-from checkdam.state.backends import BackendKind, make_backend
+from checkdam.state.backends import BackendKind, make_backend, writes_anew
 from checkdam.state.base import KeyedBackend
 from checkdam.testing.checked_state import CheckedBackend
-from checkdam.testing.loopback import ImmediateExecutor, LoopbackHub, LoopbackNetwork
+from checkdam.testing.loopback import ImmediateExecutor, LoopbackHub, LoopbackNetwork, LoopbackPort
 from checkdam.testing.sources import ScriptedSource
 from checkdam.wire.messages import (
     Abort,
@@ -45,6 +48,7 @@ from checkdam.wire.messages import (
     Trigger,
 )
 from checkdam.worker.assemble import Surroundings, WorkerSettings, assemble
+from checkdam.worker.checkpoint_files import CheckpointFiles
 from checkdam.worker.commits import CommitThread
 from checkdam.worker.loop import TaskLoop
 from checkdam.worker.snapshots import Snapshotter
@@ -53,27 +57,6 @@ M = TypeVar("M", bound=Message)
 
 MODES: Final = ("ExactlyOnce", "AtLeastOnce", "AtMostOnce")
 """How a pipeline may treat failures."""
-
-
-class _Port:
-    """Splits are given out by the harness at the start; reservations are granted at once.
-
-    Args:
-        reserved: source id → split id → position: where what is reserved is kept, beyond crashes.
-        grant: Posts a message to the worker.
-    """
-
-    def __init__(self, reserved: dict[str, dict[str, Any]], grant: Callable[[str, dict[str, Any]], None]) -> None:
-        self._reserved = reserved
-        self._grant = grant
-
-    def request_splits(self, source: str) -> None: ...
-
-    def finished_splits(self, source: str, splits: list[str]) -> None: ...
-
-    def reserve(self, source: str, positions: dict[str, Any]) -> None:
-        self._reserved.setdefault(source, {}).update(positions)
-        self._grant(source, positions)
 
 
 class Harness:
@@ -116,7 +99,8 @@ class Harness:
         _check_arguments(parallelism, max_parallelism, mode)
         self.clock = clock or ManualClock()
         self.last_checkpoint: CheckpointManifest | None = None
-        self.graph: Graph = build_graph(build, args or {})
+        self._args = args or {}
+        self.graph: Graph = build_graph(build, self._args)
         self._plan = make_plan(self.graph)
         self._parallelism = parallelism
         self._max_parallelism = max_parallelism
@@ -129,14 +113,16 @@ class Harness:
         self._woken = threading.Event()
         self._reserved: dict[str, dict[str, Any]] = {}
         self._checked: list[CheckedBackend] = []
-        self._check_sources()
+        check_mode(self.graph, mode)
+        self._splits: dict[str, list[Split]] = {}
+        self._find_splits()
         self._folder = tempfile.TemporaryDirectory(prefix="checkdam-harness-")
         self._attempt = 0
         self._checkpoint = 0
+        self._committed = 0
         self._messages: list[Message] = []
         self._loops: list[TaskLoop] = []
-        for sink in self._collect_sinks():
-            forget_collected(sink.name)
+        self._forget_collected(set())
         try:
             self._deploy()
         except BaseException:
@@ -223,11 +209,77 @@ class Harness:
             for loop in self._loops:
                 loop.post(Complete(loop.attempt, self._checkpoint))
             self.settle()
+            self._committed = self._checkpoint
         return self.last_checkpoint
 
-    def crash(self) -> None:
-        """Lose everything that is in no checkpoint, and restore the last one (or start afresh)."""
+    def crash(self, *, parallelism: int | None = None) -> None:
+        """Lose everything that is in no checkpoint, and restore the last one (or start afresh).
+
+        Args:
+            parallelism: How many workers to play from now on; `None` for as many as before. State, splits and committables are
+                redistributed as in a job.
+
+        Raises:
+            PipelineError: `parallelism` is not in 1..`max_parallelism`.
+        """
+        if parallelism is not None:
+            _check_arguments(parallelism, self._max_parallelism, self._mode)
+            self._parallelism = parallelism
         self._drop()
+        self._deploy()
+
+    def rescale(self, parallelism: int) -> None:
+        """Take a checkpoint, which completes, and go on from it with another parallelism.
+
+        Raises:
+            PipelineError: `parallelism` is not in 1..`max_parallelism`.
+            CheckpointError, UnannouncedChangeError: As `checkpoint`.
+        """
+        _check_arguments(parallelism, self._max_parallelism, self._mode)
+        self.checkpoint()
+        self.crash(parallelism=parallelism)
+
+    def upgrade(
+        self,
+        build: Callable[[Any, dict[str, Any]], None],
+        *,
+        args: dict[str, Any] | None = None,
+        allow_non_restored_state: bool = False,
+    ) -> None:
+        """Go on with another pipeline from the last checkpoint, as a job does whose code has changed since.
+
+        Where it is refused, the harness goes on with the pipeline that it had.
+
+        Args:
+            build: The new build function.
+            args: Its arguments; `None` for the same as before.
+            allow_non_restored_state: As `spec.allowNonRestoredState`: state may be dropped, and operators may start empty.
+
+        Raises:
+            IncompatibleCheckpointError: The checkpoint does not fit the new pipeline, or types of state have changed in a way
+                that stored values cannot follow.
+            CheckdamError: There is no checkpoint yet, or the pipeline cannot be built.
+        """
+        manifest = self.last_checkpoint
+        if manifest is None:
+            raise CheckpointError("there is no checkpoint to go on from; call `checkpoint` first")
+        args = self._args if args is None else args
+        graph = build_graph(build, args)
+        check_mode(graph, self._mode)
+        check_compatible(
+            manifest,
+            graph,
+            where=f"checkpoint {manifest.id}",
+            job_id=manifest.job_id,
+            max_parallelism=self._max_parallelism,
+            allow_non_restored=allow_non_restored_state,
+            committed=self._committed >= manifest.id,
+        )
+        self._drop()
+        sinks = set(self.collected())
+        self._args, self.graph, self._plan = args, graph, make_plan(graph)
+        self._forget_collected(sinks)
+        self._find_splits()
         self._deploy()
 
     def finish(self) -> dict[str, list[Any]]:
@@ -285,25 +337,31 @@ class Harness:
     def _calls_under_way(self) -> bool:
         return any(op.has_pending() for loop in self._loops for subtask in loop.subtasks for op in subtask.operators)
 
-    def _check_sources(self) -> None:
-        if self._mode != "AtMostOnce":
-            return
-        for node in self.graph.nodes.values():
-            if node.source is not None and not node.source.source.can_reserve:
-                raise PipelineError(
-                    f"source `{node.id}` ({type(node.source.source).__name__}) cannot reserve positions, "
-                    "which mode AtMostOnce needs"
-                )
+    def _forget_collected(self, known: set[str]) -> None:
+        """Empty the `CollectSink`s but the `known` ones: what other tests have left is kept by name."""
+        for sink in self._collect_sinks():
+            if sink.name not in known:
+                forget_collected(sink.name)
+
+    def _find_splits(self) -> None:
+        """Once for each source, as in a job: at another parallelism a source might cut its input otherwise."""
+        self._splits = {
+            node.id: self._splits.get(node.id) or node.source.source.splits(self._parallelism)
+            for node in self.graph.nodes.values()
+            if node.source is not None
+        }
 
     def _deploy(self) -> None:
         self._attempt += 1
         hub = LoopbackHub()
-        self._loops = [self._worker(index, hub) for index in range(self._parallelism)]
+        parts = self._parts_of_checkpoint()
+        self._loops = [self._worker(index, hub, part) for index, part in enumerate(parts)]
         for loop in self._loops:
             for subtask in loop.subtasks:
                 for operator in subtask.operators:
                     if isinstance(operator, CommittingOperator):
                         operator.restored_commit()()
+        self._committed = self._checkpoint
         for loop in self._loops:
             loop.post(Start(loop.attempt))
         self._assign()
@@ -315,21 +373,20 @@ class Harness:
                 continue
             source = node.source.source
             known = seen[node.id].seen if node.id in seen else []
-            fresh = [s for s in source.splits(self._parallelism) if s.id not in known]
+            fresh = [s for s in self._splits[node.id] if s.id not in known]
             for index, loop in enumerate(self._loops):
                 reserved = self._reserved.get(node.id, {})
                 own = [(s.id, s.payload, reserved.get(s.id)) for s in fresh[index :: self._parallelism]]
                 loop.post(AssignSplits(loop.attempt, node.id, own, exhausted=True, more=not source.bounded))
 
-    def _worker(self, index: int, hub: LoopbackHub) -> TaskLoop:
+    def _worker(self, index: int, hub: LoopbackHub, part: CheckpointManifest | None) -> TaskLoop:
         attempt = AttemptId(1, self._attempt)
         folder = Path(self._folder.name) / f"{attempt}-{index}"
         folder.mkdir()
         executor = ImmediateExecutor()
-        storage = MemoryStorage()
-        store = CheckpointStore(storage)
+        files = CheckpointFiles(MemoryStorage())
         snapshots = Snapshotter(
-            attempt, index, len(self._plan.stages), storage, folder, self._messages.append, self.clock, executor
+            attempt, index, len(self._plan.stages), files, folder, self._messages.append, self.clock, executor
         )
         loop: TaskLoop
 
@@ -360,27 +417,30 @@ class Harness:
         around = Surroundings(
             network=LoopbackNetwork(hub, index),
             clock=self.clock,
-            port=_Port(self._reserved, grant),
+            port=LoopbackPort(self._reserved, grant),
             make_backend=lambda stage, groups: self._make_backend(folder / "state" / stage, groups),
             stored=lambda snapshot: FetchedSnapshot(
-                snapshot, folder / "restore" / f"{snapshot.stage}-{snapshot.subtask}", store.fetch_files
+                snapshot, folder / "restore" / f"{snapshot.stage}-{snapshot.subtask}", files.fetch
             ),
             wake=wake,
             on_barrier=loop.on_barrier,
         )
-        loop.adopt(assemble(self._plan, settings, around, self._part_of_checkpoint(index)))
+        loop.adopt(assemble(self._plan, settings, around, part))
         return loop
 
-    def _part_of_checkpoint(self, index: int) -> CheckpointManifest | None:
-        """What a worker restores: its part of the last checkpoint, and what has been reserved since."""
+    def _parts_of_checkpoint(self) -> Sequence[CheckpointManifest | None]:
+        """What each worker restores: its part of the last checkpoint, and what has been reserved since."""
         manifest = self.last_checkpoint
         if manifest is None:
-            return None
+            return [None] * self._parallelism
         sources = {
             source: msgspec.structs.replace(snapshot, reserved=self._reserved.get(source, {}))
             for source, snapshot in manifest.sources.items()
         }
-        return msgspec.structs.replace(manifest, subtasks=manifest.of_subtask(index), sources=sources)
+        return [
+            msgspec.structs.replace(manifest, subtasks=part, sources=sources)
+            for part in redistribute(manifest, self.graph, self._parallelism)
+        ]
 
     def _make_backend(self, directory: Path, groups: range) -> KeyedBackend:
         directory.mkdir(parents=True)
@@ -394,10 +454,10 @@ class Harness:
         return checked
 
     def _manifest(self, snapshots: list[SubtaskSnapshot]) -> CheckpointManifest:
+        before = self.last_checkpoint
+        kept = () if before is None or writes_anew(self._backend) else before.operators
         sources = {
-            node.id: SourceSnapshot(seen=[s.id for s in node.source.source.splits(self._parallelism)])
-            for node in self.graph.nodes.values()
-            if node.source is not None
+            source_id: SourceSnapshot(seen=[split.id for split in splits]) for source_id, splits in self._splits.items()
         }
         return CheckpointManifest(
             version=FORMAT_VERSION,
@@ -411,7 +471,7 @@ class Harness:
             created_ms=self.clock.now_ms(),
             processing_time_ms=self.clock.now_ms(),
             fingerprint=fingerprint(self.graph),
-            operators=operator_infos(self.graph),
+            operators=operator_infos(self.graph, kept),
             sources=sources,
             subtasks=snapshots,
         )

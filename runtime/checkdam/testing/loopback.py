@@ -1,4 +1,4 @@
-"""Channels between task loops that live in one thread.
+"""What joins task loops that live in one thread: channels, an executor, and the way of a source to a coordinator.
 
 Every batch between different workers is encoded and decoded as on a real connection, so a test finds values that cannot
 travel.
@@ -53,6 +53,27 @@ class LoopbackNetwork:
 
     def granter(self, edge: int, sender: int, credit_bytes: int) -> Callable[[int], None]:
         return lambda count_bytes: self._hub.outputs[edge, sender, self._index].grant(count_bytes)
+
+
+class LoopbackPort:
+    """See `SourcePort`. Splits are given out by the harness at the start; reservations are granted at once.
+
+    Args:
+        reserved: source id → split id → position: where what is reserved is kept, beyond crashes.
+        grant: Posts a message to the worker.
+    """
+
+    def __init__(self, reserved: dict[str, dict[str, Any]], grant: Callable[[str, dict[str, Any]], None]) -> None:
+        self._reserved = reserved
+        self._grant = grant
+
+    def request_splits(self, source: str) -> None: ...
+
+    def finished_splits(self, source: str, splits: list[str]) -> None: ...
+
+    def reserve(self, source: str, positions: dict[str, Any]) -> None:
+        self._reserved.setdefault(source, {}).update(positions)
+        self._grant(source, positions)
 
 
 class ImmediateExecutor(Executor):

@@ -19,7 +19,7 @@ class LocalSnapshot:
 
     def __init__(self, files: Sequence[LocalFile], key_groups: range) -> None:
         self.key_groups = key_groups
-        self.files = [
+        self.files: Sequence[FileHandle] = [
             FileHandle(
                 name=file.name,
                 size_bytes=file.size_bytes,
