@@ -40,6 +40,7 @@ TRANSFERS: Final = 4
 PART_BYTES: Final = 8 << 20
 MEMORY_BYTES: Final = 256 << 20
 STAGE: Final = "state"
+QUIET_S: Final = 2.0
 PASSING_S: Final = 0.5
 PASSING_STEPS: Final = 20
 _BATCH: Final = 4096
@@ -99,10 +100,11 @@ def fill(site: Site, index: int, parallelism: int) -> int:
     keys = _keys(site, index, parallelism)
     random.Random(index).shuffle(keys)
     _write(backend, keys, random.Random(index))
+    _await_compactions(folder / "database")
     files = backend.snapshot(folder / "snapshot").finish()
     backend.close()
     shutil.rmtree(folder / "database")
-    described = [(f.name, f.size_bytes, f.sha256, dict(f.key_group_offsets), f.key_groups) for f in files]
+    described = [(f.name, f.size_bytes, f.sha256, dict(f.key_group_offsets)) for f in files]
     (folder / "files.json").write_text(json.dumps(described))
     return sum(file.size_bytes for file in files)
 
@@ -113,8 +115,8 @@ def open_filled(site: Site, index: int, parallelism: int) -> None:
     groups = key_group_range(KEY_GROUPS, parallelism, index)
     folder = site.folder / f"filled-{index}"
     files = [
-        LocalFile(name, folder / "snapshot" / name, size, sha256, {int(g): tuple(at) for g, at in offsets.items()}, kg)
-        for name, size, sha256, offsets, kg in json.loads((folder / "files.json").read_text())
+        LocalFile(name, folder / "snapshot" / name, size, sha256, {int(g): tuple(at) for g, at in offsets.items()})
+        for name, size, sha256, offsets in json.loads((folder / "files.json").read_text())
     ]
     _held.backend = _backend(_new_folder(site, index), index, parallelism)
     _held.backend.restore([LocalSnapshot(files, groups)])
@@ -233,6 +235,14 @@ def forget_local(site: Site, index: int) -> None:
     """Delete what is kept for local recovery."""
     _close()
     shutil.rmtree(_local(site, index), ignore_errors=True)
+
+
+def _await_compactions(folder: Path) -> None:
+    """Wait until nothing changes in a database any more: what is measured is not what the filling has left to do."""
+    before: set[str] = set()
+    while (now := {path.name for path in folder.rglob("*.sst")}) != before:
+        before = now
+        time.sleep(QUIET_S)
 
 
 def _let_time_pass(backend: KeyedBackend) -> None:

@@ -42,7 +42,6 @@ class Snapshot:
     size_bytes: int
     sha256: str
     key_group_offsets: dict[int, tuple[int, int]] = field(default_factory=dict)
-    key_groups: tuple[int, int] | None = None
     reusable: bool = False
 
 

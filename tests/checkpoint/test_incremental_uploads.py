@@ -36,7 +36,7 @@ def storage(tmp_path: Path) -> FileStorage:
 def local_file(folder: Path, name: str, data: bytes, *, reusable: bool = True) -> LocalFile:
     path = folder / name
     path.write_bytes(data)
-    return LocalFile(name, path, len(data), hashlib.sha256(data).hexdigest(), key_groups=(2, 5), reusable=reusable)
+    return LocalFile(name, path, len(data), hashlib.sha256(data).hexdigest(), reusable=reusable)
 
 
 def upload(storage: Storage, folder: str, files: list[LocalFile], base: KnownFiles | None) -> list[FileHandle]:
@@ -71,7 +71,6 @@ def test_names_of_shared_files_say_for_which_try_they_were_uploaded() -> None:
 def test_a_file_of_the_base_is_named_again_and_not_uploaded(storage: FileStorage, tmp_path: Path) -> None:
     first = upload(storage, "chk-1-1.1-0", [local_file(tmp_path, "1.sst", BIG)], {})
     assert first[0].path.startswith("shared/1.1-1.0-")
-    assert first[0].key_groups == (2, 5)
     files = [local_file(tmp_path, "renamed.sst", BIG), local_file(tmp_path, "2.sst", BIG + b"2")]
     second = upload(storage, "chk-2-1.2-0", files, base_of(first))
     assert (second[0].name, second[0].path) == ("renamed.sst", first[0].path)

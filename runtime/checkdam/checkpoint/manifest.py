@@ -28,8 +28,6 @@ class FileHandle(msgspec.Struct, frozen=True, omit_defaults=True):
         sha256: Hex digest.
         inline: The bytes themselves, where they are few.
         key_group_offsets: group → (offset, length) for files written key group by key group.
-        key_groups: First key group in it and the one after the last, where that is known of a file that is not written
-            key group by key group (a RocksDB data file).
     """
 
     name: str
@@ -38,7 +36,6 @@ class FileHandle(msgspec.Struct, frozen=True, omit_defaults=True):
     path: str = ""
     inline: bytes | None = None
     key_group_offsets: dict[int, tuple[int, int]] = {}
-    key_groups: tuple[int, int] | None = None
 
 
 class SubtaskSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):

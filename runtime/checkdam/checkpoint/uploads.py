@@ -54,9 +54,6 @@ class LocalFileLike(Protocol):
     def key_group_offsets(self) -> Mapping[int, tuple[int, int]]: ...
 
     @property
-    def key_groups(self) -> tuple[int, int] | None: ...
-
-    @property
     def reusable(self) -> bool: ...
 
 
@@ -202,9 +199,7 @@ def _where(storage: Storage, handle: FileHandle) -> str:
 
 
 def _handle(file: LocalFileLike, *, path: str = "", inline: bytes | None = None) -> FileHandle:
-    return FileHandle(
-        file.name, file.size_bytes, file.sha256, path, inline, dict(file.key_group_offsets), file.key_groups
-    )
+    return FileHandle(file.name, file.size_bytes, file.sha256, path, inline, dict(file.key_group_offsets))
 
 
 def _upload(storage: Storage, path: str, file: LocalFileLike) -> None:

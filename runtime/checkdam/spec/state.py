@@ -13,7 +13,7 @@ class RocksDBOptions(Model):
     """Options of the backend `rocksdb`; without effect for `hashmap`, so that one word changes the backend."""
 
     memory: Quantity = "256Mi"
-    """Upper bound, for each worker, of what RocksDB state takes of its memory, whatever its size: two thirds are caches, which save reads
+    """Upper bound, for each worker, of what RocksDB state takes of its memory, whatever its size: three fifths are caches, which save reads
     from disk, and the rest is for compactions and memory that the allocator keeps. The container's memory limit must leave room for it."""
 
     @property

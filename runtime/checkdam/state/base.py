@@ -151,7 +151,6 @@ class LocalFile:
         size_bytes: Its size.
         sha256: Hex digest of its bytes.
         key_group_offsets: For files written key group by key group: group → (offset, length) in bytes.
-        key_groups: First key group in it and the one after the last, where that is known of another file.
         reusable: It never changes and may be named by later checkpoints too (a RocksDB data file).
     """
 
@@ -160,7 +159,6 @@ class LocalFile:
     size_bytes: int
     sha256: str
     key_group_offsets: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-    key_groups: tuple[int, int] | None = None
     reusable: bool = False
 
 

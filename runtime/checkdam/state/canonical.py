@@ -15,6 +15,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
@@ -51,16 +52,16 @@ class CanonicalSnapshot:
     Args:
         directory: The snapshot's folder; in it, in NATIVE_FOLDER, the checkpoint of the database.
         changes: The writer of the changes and of `state.json`, there too; None if it was never begun.
-        failure: Why there is no checkpoint of the database, if there is none.
+        checkpoint: Done when there is a checkpoint of the database, or with the reason why there is none.
         timeout_s: After this time the process that converts is killed.
     """
 
     def __init__(
-        self, directory: Path, changes: SnapshotWriter | None, failure: Exception | None, timeout_s: float
+        self, directory: Path, changes: SnapshotWriter | None, checkpoint: Future[None], timeout_s: float
     ) -> None:
         self._directory = directory
         self._changes = changes
-        self._failure = failure
+        self._checkpoint = checkpoint
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._converter: ChildSnapshot | None = None
@@ -71,10 +72,8 @@ class CanonicalSnapshot:
         try:
             if self._changes is not None:
                 self._changes.finish()
-            if self._failure is not None:
-                raise CheckpointError(
-                    f"cannot write the snapshot in {self._directory}: {self._failure}"
-                ) from self._failure
+            if (failure := self._checkpoint.exception()) is not None:
+                raise CheckpointError(f"cannot write the snapshot in {self._directory}: {failure}") from failure
             with self._lock:
                 if self._cancelled:
                     raise CheckpointError(f"the snapshot in {self._directory} was cancelled")
@@ -94,7 +93,8 @@ class CanonicalSnapshot:
         for writer in (self._changes, converter):
             if writer is not None:
                 writer.cancel()
-        delete_contents(self._directory)
+        # At once if the checkpoint is there; if it is being made, by whoever makes it.
+        self._checkpoint.add_done_callback(lambda _: delete_contents(self._directory))
 
 
 def start_converter(directory: Path, timeout_s: float) -> ChildSnapshot:

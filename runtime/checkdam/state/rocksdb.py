@@ -1,8 +1,8 @@
 """Keyed state in RocksDB, bounded by the disk, with a bounded cache of decoded values in front.
 
 One database for each subtask, a column family for each table and for each operator's timers. Tables and timers keep what
-was used last as Python objects and share one budget for them (`rocksdb_cache`). Of the memory given one third goes to those
-objects and one third to RocksDB itself: its block cache, to which memtables, indexes and filters are charged. The rest is
+was used last as Python objects and share one budget for them (`rocksdb_cache`). Of the memory given three tenths go to those
+objects and three tenths to RocksDB itself: its block cache, to which memtables, indexes and filters are charged. The rest is
 for what nobody counts: compactions, batches on their way, and memory that was freed but not returned
 (`bench/state_memory.py` measures it).
 
@@ -10,13 +10,15 @@ A snapshot is a RocksDB checkpoint, a folder of hard links to files that never c
 blocks with what the caches hold and the database lacks, written by a forked child (`sections`). Writing the caches back
 instead would stop the task for seconds. What stays unchanged for a while is written to the database between batches.
 
-Threads: all is called by the task thread. The one exception is the thread that `prepare` starts to write memtables to
-files; RocksDB allows that beside reads and writes, and whoever closes or drops something waits for it first.
+Threads: all is called by the task thread. The exceptions are the thread that `prepare` starts to write memtables to files,
+which RocksDB allows beside reads and writes, and the one that makes a snapshot's checkpoint: the task thread reads on beside it
+and changes what is cached, but waits for it before it changes the database. Whoever closes or drops something waits for both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
@@ -86,7 +88,7 @@ class RocksDbBackend:
         self.max_parallelism = max_parallelism
         self._directory = directory
         self._clock = clock
-        self._store_bytes = memory_bytes // 3
+        self._store_bytes = memory_bytes * 3 // 10
         self._groups = KeyGroups(max_parallelism, _REMEMBERED_GROUPS) if groups is None else groups
         self._rows = RowMaker(max_parallelism)
         self._budget = CacheBudget(self._store_bytes)
@@ -147,7 +149,7 @@ class RocksDbBackend:
     def snapshot(self, directory: Path, *, canonical: bool = False) -> SnapshotWriter:
         """See `KeyedBackend`. The canonical format is made of RocksDB's own, when the task thread goes on already."""
         folder = directory / NATIVE_FOLDER if canonical else directory
-        changes, failure = None, None
+        changes: SnapshotWriter | None = None
         try:
             if canonical:
                 folder.mkdir()
@@ -157,14 +159,16 @@ class RocksDbBackend:
             specs = [table.spec for table in self._tables()]
             record = make_record(ROCKSDB_FORMAT, self.key_groups, self.max_parallelism, specs, self._timers)
             changes = self._writer.write(folder, self._parts(), record)
-            self._store().checkpoint(folder / DATABASE_FOLDER)
-            self._begin_settling()
+            checkpoint = self._store().start_checkpoint(folder / DATABASE_FOLDER)
         except Exception as error:
             # A full disk fails the checkpoint, which `finish` reports, and not the task that goes on.
-            failure = error
+            checkpoint = Future()
+            checkpoint.set_exception(error)
+        else:
+            self._begin_settling()
         if canonical:
-            return CanonicalSnapshot(directory, changes, failure, self._snapshot_timeout_s)
-        return RocksDbSnapshot(directory, changes, failure, self._digests)
+            return CanonicalSnapshot(directory, changes, checkpoint, self._snapshot_timeout_s)
+        return RocksDbSnapshot(directory, changes, checkpoint, self._digests)
 
     def restore(self, snapshots: Sequence[StoredSnapshot]) -> None:
         """See `KeyedBackend`. Rows in the canonical format are read when an operator asks for its table."""
@@ -183,7 +187,7 @@ class RocksDbBackend:
         """See `KeyedBackend`."""
         for table in self._tables():
             table.maintain()
-        if self._clock.monotonic_ms() >= self._settle_from_ms:
+        if self._clock.monotonic_ms() >= self._settle_from_ms and not self._store().changing_waits:
             for values in self._values.values():
                 values.settle()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 from checkdam.core.errors import CheckpointError
@@ -30,7 +31,7 @@ class RocksDbSnapshot:
     Args:
         directory: The snapshot's folder.
         changes: The writer of the changes and of `state.json`; None if it was never begun.
-        failure: Why there is no checkpoint, if there is none.
+        checkpoint: Done when there is one, or with the reason why there is none.
         digests: Those of data files that were hashed for earlier snapshots; kept up here.
     """
 
@@ -38,12 +39,12 @@ class RocksDbSnapshot:
         self,
         directory: Path,
         changes: SnapshotWriter | None,
-        failure: Exception | None,
+        checkpoint: Future[None],
         digests: dict[DataIdentity, str],
     ) -> None:
         self._directory = directory
         self._changes = changes
-        self._failure = failure
+        self._checkpoint = checkpoint
         self._digests = digests
         self._cancelled = threading.Event()
 
@@ -51,8 +52,7 @@ class RocksDbSnapshot:
         """See `SnapshotWriter`."""
         try:
             files = [] if self._changes is None else self._changes.finish()
-            if self._failure is not None:
-                raise self._failure
+            self._checkpoint.result()
             database = self._directory / DATABASE_FOLDER
             paths = sorted(database.iterdir())
             files += [self._describe(path) for path in paths]
@@ -71,7 +71,8 @@ class RocksDbSnapshot:
         self._cancelled.set()
         if self._changes is not None:
             self._changes.cancel()
-        delete_contents(self._directory)
+        # At once if the checkpoint is there; if it is being made, by whoever makes it.
+        self._checkpoint.add_done_callback(lambda _: delete_contents(self._directory))
 
     def _describe(self, path: Path) -> LocalFile:
         if self._cancelled.is_set():

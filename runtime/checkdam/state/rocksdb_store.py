@@ -14,7 +14,8 @@ from __future__ import annotations
 import contextlib
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -52,12 +53,19 @@ def _write_options() -> rocksdict.WriteOptions:
 
 
 class Column:
-    """One column family: a sorted map of bytes to bytes. Made by `Store.column`."""
+    """One column family: a sorted map of bytes to bytes. Made by `Store.column`, which may have it wait before it changes."""
 
-    def __init__(self, family: rocksdict.Rdict, handle: rocksdict.ColumnFamily, options: rocksdict.Options) -> None:
+    def __init__(
+        self,
+        family: rocksdict.Rdict,
+        handle: rocksdict.ColumnFamily,
+        options: rocksdict.Options,
+        before_change: Callable[[], None],
+    ) -> None:
         self.family = family
         self._handle = handle
         self._file_options = options
+        self._before_change = before_change
         self._options = _write_options()
 
     def get(self, row: bytes) -> bytes | None:
@@ -72,6 +80,9 @@ class Column:
 
     def write(self, changes: list[Change]) -> None:
         """Put rows, or delete those without a value. Rows must be distinct; the list is sorted on the way."""
+        if not changes:
+            return
+        self._before_change()
         changes.sort()
         handle = self._handle
         batch = rocksdict.WriteBatch(raw_mode=True)
@@ -92,11 +103,13 @@ class Column:
 
     def delete_ranges(self, ranges: list[tuple[bytes, bytes]]) -> None:
         """Delete all rows from each start up to, not including, its end."""
+        if not ranges:
+            return
+        self._before_change()
         batch = rocksdict.WriteBatch(raw_mode=True)
         for start, end in ranges:
             batch.delete_range(start, end, self._handle)
-        if ranges:
-            self.family.write(batch, self._options)
+        self.family.write(batch, self._options)
 
     def ingest(self, portions: Iterable[list[Row]], folder: Path) -> None:
         """Add rows by writing data files in `folder` and handing them over: half the work of `write` where rows are many.
@@ -105,6 +118,7 @@ class Column:
             portions: Each sorted, none overlapping another. As long as they come in order they share files.
             folder: For the files; on the same disk as the database.
         """
+        self._before_change()
         writer, last = None, b""
         for portion in portions:
             if writer is not None and (portion[0][0] <= last or writer.file_size() >= _FILE_BYTES):
@@ -207,6 +221,7 @@ class Store:
         self._path = path
         self._columns: dict[str, Column] = {}
         self._flusher: threading.Thread | None = None
+        self._checkpoint: Future[None] | None = None
         self._options = _options(memory_bytes)
         self._options.set_disable_auto_compactions(passive)
         try:
@@ -221,16 +236,18 @@ class Store:
         """A column family, created if it is not there yet."""
         column = self._columns.get(name)
         if column is None:
+            self._await_checkpoint()
             if name in self.stored_columns:
                 family = self._database.get_column_family(name)
             else:
                 family = self._database.create_column_family(name, self._options)
             handle = self._database.get_column_family_handle(name)
-            self._columns[name] = column = Column(family, handle, self._options)
+            self._columns[name] = column = Column(family, handle, self._options, self._await_checkpoint)
         return column
 
     def drop_column(self, name: str) -> None:
         """Delete a column family, if it is there."""
+        self._await_checkpoint()
         self._join_flusher()
         column = self._columns.pop(name, None)
         if column is not None:
@@ -245,21 +262,53 @@ class Store:
             self._flusher = threading.Thread(target=_flush_all, args=(columns,), name="rocksdb-flush", daemon=True)
             self._flusher.start()
 
-    def checkpoint(self, path: Path) -> None:
-        """Make `path`, which must not exist, a database of its own with what this one holds now, by hard links."""
-        rocksdict.Checkpoint(self._database).create_checkpoint(str(path))
+    def start_checkpoint(self, path: Path) -> Future[None]:
+        """Make `path`, which must not exist, a database of its own with what this one holds now, by hard links; returns at once.
+
+        What is not in a data file yet is written to one first, and on a busy disk that takes as long as it likes. Meanwhile the
+        database is read; whoever wants to change it waits.
+        """
+        self._await_checkpoint()
+        checkpoint: Future[None] = Future()
+        self._checkpoint = checkpoint
+        arguments = (rocksdict.Checkpoint(self._database), list(self._columns.values()), path, checkpoint)
+        threading.Thread(target=_make_checkpoint, args=arguments, name="rocksdb-checkpoint", daemon=True).start()
+        return checkpoint
+
+    @property
+    def changing_waits(self) -> bool:
+        """Whether a change would have to wait for a checkpoint."""
+        return self._checkpoint is not None and not self._checkpoint.done()
 
     def close(self) -> None:
         """Close the database. Nothing of it may be used afterwards."""
+        self._await_checkpoint()
         self._join_flusher()
         for column in self._columns.values():
             column.close()
         self._database.close()
 
+    def _await_checkpoint(self) -> None:
+        if self._checkpoint is not None:
+            wait([self._checkpoint])
+            self._checkpoint = None
+
     def _join_flusher(self) -> None:
         if self._flusher is not None:
             self._flusher.join()
             self._flusher = None
+
+
+def _make_checkpoint(checkpoint: rocksdict.Checkpoint, columns: list[Column], path: Path, made: Future[None]) -> None:
+    try:
+        for column in columns:
+            # The checkpoint would do it too, but not let go of the interpreter meanwhile.
+            column.family.flush()
+        checkpoint.create_checkpoint(str(path))
+    except Exception as error:
+        made.set_exception(error)
+    else:
+        made.set_result(None)
 
 
 def _flush_all(columns: list[Column]) -> None:

@@ -19,7 +19,7 @@ from checkdam.state.blocks import Block, BlockWriter, StoredBlock
 from checkdam.state.forked import ChildSnapshot, WrittenSnapshot, fork_snapshot
 from checkdam.state.record import SnapshotRecord, write_record
 
-FORK_FROM_ENTRIES: Final = 20_000
+FORK_FROM_ENTRIES: Final = 2_000
 """From this many entries on a fork is shorter than encoding on the spot."""
 
 SNAPSHOT_TIMEOUT_S: Final = 600.0

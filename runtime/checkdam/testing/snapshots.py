@@ -26,7 +26,6 @@ class LocalSnapshot:
                 sha256=file.sha256,
                 path=str(file.path),
                 key_group_offsets=dict(file.key_group_offsets),
-                key_groups=file.key_groups,
             )
             for file in files
         ]
