@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -33,6 +34,7 @@ from checkdam.testing.snapshots import LocalSnapshot
 from checkdam.wire.messages import AttemptId, Trigger
 from checkdam.worker.checkpoint_files import CheckpointFiles
 from checkdam.worker.local_files import LocalFiles, open_local_files
+from checkdam.worker.task import SWITCH_INTERVAL_S
 
 KEY_GROUPS: Final = 128
 VALUE_BYTES: Final = 1000
@@ -40,6 +42,7 @@ TRANSFERS: Final = 4
 PART_BYTES: Final = 8 << 20
 MEMORY_BYTES: Final = 256 << 20
 STAGE: Final = "state"
+RESTORING_SWITCH_INTERVAL_S: Final = sys.getswitchinterval()
 QUIET_S: Final = 2.0
 PASSING_S: Final = 0.5
 PASSING_STEPS: Final = 20
@@ -111,6 +114,7 @@ def fill(site: Site, index: int, parallelism: int) -> int:
 
 def open_filled(site: Site, index: int, parallelism: int) -> None:
     """Hold a new backend with what `fill` has left; nothing of it is in storage yet, and no file has been hashed."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     _close()
     groups = key_group_range(KEY_GROUPS, parallelism, index)
     folder = site.folder / f"filled-{index}"
@@ -180,6 +184,7 @@ def freeze(site: Site, index: int) -> float:
 
 def restore(site: Site, index: int, parallelism: int, part: list[SubtaskSnapshot], *, local: bool) -> float:
     """Restore a worker from storage, or from local files where they are wanted; returns how long it took."""
+    sys.setswitchinterval(RESTORING_SWITCH_INTERVAL_S)
     _close()
     groups = key_group_range(KEY_GROUPS, parallelism, index)
     folder = _new_folder(site, index)
@@ -205,8 +210,8 @@ def move_up(site: Site, index: int, prefix: str) -> float:
     """Upload the files that `fill` has left by boto3's transfer manager alone; returns how long it took."""
     root = site.folder / f"filled-{index}" / "snapshot"
     paths = [path for path in root.rglob("*") if path.is_file()]
-    manager = _bare(site)
     began = time.perf_counter()
+    manager = _bare(site)
     for upload in [manager.upload(str(p), site.bucket, f"{prefix}/{index}/{p.relative_to(root)}") for p in paths]:
         upload.result()
     took = time.perf_counter() - began
@@ -220,8 +225,8 @@ def move_down(site: Site, index: int, prefix: str) -> float:
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=site.bucket, Prefix=f"{prefix}/{index}/")
     keys = [found["Key"] for page in pages for found in page.get("Contents", ())]
     folder = _new_folder(site, index)
-    manager = _bare(site)
     began = time.perf_counter()
+    manager = _bare(site)
     downloads = [manager.download(site.bucket, key, str(folder / str(n))) for n, key in enumerate(keys)]
     for download in downloads:
         download.result()

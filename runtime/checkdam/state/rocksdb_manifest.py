@@ -30,6 +30,9 @@ from typing import Final
 from checkdam.core.errors import CheckpointError, CorruptCheckpointError
 from checkdam.state.rocksdb_rows import unpack_group
 
+CURRENT_NAME: Final = "CURRENT"
+"""The file that names the MANIFEST."""
+
 _BLOCK_BYTES: Final = 1 << 15
 _FRAGMENT: Final = struct.Struct("<IHB")
 _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
@@ -183,7 +186,7 @@ def read_manifest(database: Path) -> Manifest | None:
         CorruptCheckpointError: It is missing or damaged.
     """
     try:
-        manifest = Manifest(database / (database / "CURRENT").read_text().strip())
+        manifest = Manifest(database / (database / CURRENT_NAME).read_text().strip())
         known = all(manifest.replay(record) for record in _records(manifest.path.read_bytes()))
     except (OSError, IndexError, ValueError, struct.error) as error:
         raise CorruptCheckpointError(

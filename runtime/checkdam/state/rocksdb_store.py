@@ -24,6 +24,7 @@ import rocksdict
 
 from checkdam.core.clock import Clock
 from checkdam.core.errors import CheckpointError
+from checkdam.state.rocksdb_checkpoint import make_checkpoint
 from checkdam.state.rocksdb_rows import STAMP_BYTES, after, unpack_number
 
 _BATCH_BYTES: Final = 1 << 20
@@ -271,8 +272,9 @@ class Store:
         self._await_checkpoint()
         checkpoint: Future[None] = Future()
         self._checkpoint = checkpoint
-        arguments = (rocksdict.Checkpoint(self._database), list(self._columns.values()), path, checkpoint)
-        threading.Thread(target=_make_checkpoint, args=arguments, name="rocksdb-checkpoint", daemon=True).start()
+        threading.Thread(
+            target=self._make_checkpoint, args=(path, checkpoint), name="rocksdb-checkpoint", daemon=True
+        ).start()
         return checkpoint
 
     @property
@@ -288,6 +290,26 @@ class Store:
             column.close()
         self._database.close()
 
+    def _make_checkpoint(self, path: Path, made: Future[None]) -> None:
+        try:
+            make_checkpoint(
+                self._path,
+                path,
+                flush=[column.family.flush for column in self._columns.values()],
+                live_files=self._live_files,
+                by_rocksdb=self._checkpoint_by_rocksdb,
+            )
+        except Exception as error:
+            made.set_exception(error)
+        else:
+            made.set_result(None)
+
+    def _live_files(self) -> set[str]:
+        return {str(file["name"]).removeprefix("/") for file in self._database.live_files()}
+
+    def _checkpoint_by_rocksdb(self, path: Path) -> None:
+        rocksdict.Checkpoint(self._database).create_checkpoint(str(path))
+
     def _await_checkpoint(self) -> None:
         if self._checkpoint is not None:
             wait([self._checkpoint])
@@ -297,18 +319,6 @@ class Store:
         if self._flusher is not None:
             self._flusher.join()
             self._flusher = None
-
-
-def _make_checkpoint(checkpoint: rocksdict.Checkpoint, columns: list[Column], path: Path, made: Future[None]) -> None:
-    try:
-        for column in columns:
-            # The checkpoint would do it too, but not let go of the interpreter meanwhile.
-            column.family.flush()
-        checkpoint.create_checkpoint(str(path))
-    except Exception as error:
-        made.set_exception(error)
-    else:
-        made.set_result(None)
 
 
 def _flush_all(columns: list[Column]) -> None:

@@ -197,6 +197,8 @@ class TaskProcess:
         hit("worker-ready")
         gc.collect()
         gc.freeze()
+        # Not before: restoring is the work of threads that would only be in each other's way.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.send(Ready(self.attempt, restored_bytes, self._files.fetched_bytes))
         self._loop.run()
         # The job has ended: sinks and functions get to close what they hold.
@@ -343,7 +345,6 @@ def _checkpoint_files(setup: TaskSetup) -> CheckpointFiles:
 
 def main(setup: TaskSetup) -> None:
     """Run a task process to its end; leaves by `os._exit`."""
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(GC_THRESHOLD, 50, 1000)
     task: TaskProcess | None = None
     code = 1
