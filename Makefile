@@ -9,7 +9,7 @@ ROOTS  := runtime $(if $(wildcard operator/*/*.py),operator)
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format parts unit faults soak bench bench-state docs-reference clean
+.PHONY: help install demo test lint format parts unit faults soak bench bench-state bench-memory docs-reference clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +54,10 @@ bench: $(STAMP) ## measure speed and print one table
 
 bench-state: $(STAMP) ## measure storing, restoring and moving state, on a real S3 server
 	$(BIN)/python bench/state.py $(ARGS)
+
+bench-memory: $(STAMP) ## measure whether RocksDB state of 5 GiB stays within 256 MiB of memory
+	$(BIN)/python bench/state_memory.py
+	$(BIN)/python bench/job_memory.py
 
 docs-reference: $(STAMP) ## make the pages of docs/reference from the models
 	$(BIN)/python -m checkdam.spec.reference docs/reference/streamjob.md

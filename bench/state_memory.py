@@ -1,4 +1,4 @@
-"""`python bench/state_memory.py`: does RocksDB state many times its memory stay within it?
+"""`make bench-memory`, its first half: does RocksDB state many times its memory stay within it?
 
 One `RocksDbBackend` is filled with 5 GiB at `memory: 256Mi`, updated and read at random, and snapshotted while that goes
 on, as a checkpoint and as a savepoint. Then each of the snapshots is restored, as the part that a subtask takes after a

@@ -7,6 +7,7 @@ benchmark: it is what a user would write, with a batch counter behind the source
 from __future__ import annotations
 
 import os
+import random
 import time
 from typing import Any
 
@@ -113,6 +114,32 @@ def latency(pipeline: cd.Pipeline, args: dict[str, Any]) -> None:
         .process(Forward, name="forward", returns=tuple[int, float])
         .sink("out", cd.FunctionSink(delays.take, whole_batches=True))
     )
+
+
+def kept_bytes(pipeline: cd.Pipeline, args: dict[str, Any]) -> None:
+    """`keys` keys of a kibibyte each, then reads and changes of them all over, until the job is stopped."""
+    keys = int(args["keys"])
+
+    def numbers(start: int, stop: int) -> list[int]:
+        return [number if number < keys else number * 7_368_787 % keys for number in range(start, stop)]
+
+    (
+        pipeline.source("numbers", cd.GeneratorSource(batch_fn=numbers, splits=1, value_type=int))
+        .key_by(lambda number: number)
+        .process(Keep(), name="keep", returns=int)
+        .sink("out", _counting_sink(args["stamps"]))
+    )
+
+
+class Keep(cd.ProcessFunction):
+    """Keeps bytes that do not compress under each key."""
+
+    held = cd.ValueState("held", bytes)
+
+    def process(self, value: int, ctx: cd.ProcessContext) -> Any:
+        before = self.held.get(b"")
+        self.held.update(random.randbytes(1024))
+        return () if not before else (value,)
 
 
 class Forward(cd.ProcessFunction):

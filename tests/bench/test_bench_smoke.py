@@ -11,8 +11,8 @@ import pytest
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 
 
-def run_bench(build: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(BENCH / "run.py"), "--build", str(build), *options]
+def run_bench(build: Path, *options: str, program: str = "run.py") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCH / program), "--build", str(build), *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -29,6 +29,14 @@ def test_an_unknown_scenario_is_refused_with_the_names_that_there_are(tmp_path: 
     assert done.returncode == 2
     assert "nonsense" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_the_benchmark_of_state_moves_it_through_a_real_server(tmp_path: Path) -> None:
+    done = run_bench(tmp_path, "--quick", "--no-jobs", program="state.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for what in ("full checkpoint", "full restore", "3 workers instead of 2", "still have", "bytes uploaded", "p99"):
+        assert what in done.stdout
+    assert not (tmp_path / "bench-state").exists()
 
 
 @pytest.fixture
