@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from job_runs import JobFolder, processes_below, wait_until
 
@@ -91,7 +93,8 @@ def test_a_job_stopped_with_a_savepoint_goes_on_exactly_there_though_its_output_
         lambda: (folder.ask("/v1/job") or {}).get("state", "STARTING") != "STARTING" or second.poll() is not None
     )
     for process in processes_below(second.pid):
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may be ending by itself just now
+            process.kill()
     second.communicate(timeout=60)
 
     assert (first.returncode, second.returncode) == (0, 0)
