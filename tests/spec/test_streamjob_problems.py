@@ -77,6 +77,21 @@ FIELDS = [
         "`spec.jobId` must be one or two names with '/' between them, each of at most 63 letters, digits, '-', '_' and '.', beginning "
         "and ending with a letter or digit (got 'a/b/c')",
     ),
+    (
+        {"spec.serviceAccountName": "../x"},
+        "`spec.serviceAccountName` must be the name of an object: at most 253 lower-case letters, digits, '-' and '.', beginning and "
+        "ending with a letter or digit (got '../x')",
+    ),
+    ({"spec.savepoints.interval": "0s"}, "`spec.savepoints.interval` must be longer than 0s (got '0s')"),
+    (
+        {"spec.savepoints.schedule": "0 24 * * *"},
+        "`spec.savepoints.schedule` must be five fields as in cron, minute, hour, day of month, month and day of week, such as "
+        "'0 3 * * *' or '*/30 8-18 * * mon-fri' (got '0 24 * * *')",
+    ),
+    (
+        {"spec.savepoints.schedule": "0 0 30 2 *"},
+        "`spec.savepoints.schedule` must name a time that comes (got '0 0 30 2 *')",
+    ),
     ({"spec.worker.env": [{"name": "A"}, {"value": "x"}]}, "`spec.worker.env[1].name` must be given (got nothing)"),
 ]
 
@@ -106,6 +121,10 @@ RULES = [
     (
         {"spec.restart": {"attempts": 3}},
         "`spec.restart.attempts` must be left out with the strategy 'ExponentialDelay': it belongs to 'FixedDelay' (got 3)",
+    ),
+    (
+        {"spec.savepoints": {"interval": "1h", "schedule": "0 3 * * *"}},
+        "`spec.savepoints.schedule` must be left out where `spec.savepoints.interval` is given (got '1h')",
     ),
     (
         {"spec.restart.initialDelay": "2m"},
@@ -183,7 +202,7 @@ def test_a_mistyped_field_gets_the_one_that_was_meant(path: str, meant: str) -> 
 
 def test_a_field_that_resembles_none_gets_the_list_of_fields() -> None:
     assert problems({"spec.upgrade.zzz": 1}) == [
-        "`spec.upgrade.zzz` must be left out: there is no such field; the fields here are `mode`"
+        "`spec.upgrade.zzz` must be left out: there is no such field; the fields here are `mode`, `rollback`, `progressDeadline`"
     ]
 
 

@@ -16,7 +16,7 @@ import typer
 
 from checkdam.cli.values import storage_uri
 from checkdam.spec import API_VERSION, KIND, StreamJob, parse_manifest, read_manifest
-from checkdam.spec.streamjob import MAX_NAME_LENGTH
+from checkdam.spec.metadata import MAX_NAME_LENGTH
 
 _MANIFEST_SUFFIXES: Final = (".yaml", ".yml", ".json")
 

@@ -7,16 +7,19 @@ worded by `problems`. Nothing here knows how a job runs. The reference page (`re
 
 from checkdam.core.errors import ManifestError
 from checkdam.spec.checkpoint import Checkpointing, CheckpointStorage, Mode
-from checkdam.spec.manifest import load_manifest, parse_manifest, read_manifest
+from checkdam.spec.manifest import load_manifest, parse_manifest, parse_savepoint, read_manifest
+from checkdam.spec.metadata import Metadata
 from checkdam.spec.restart import ExponentialDelay, FailureRate, FixedDelay, Never, Restart, RestartStrategy
 from checkdam.spec.runtime import RuntimeSettings
+from checkdam.spec.savepoint import SAVEPOINT_KIND, Savepoint
 from checkdam.spec.state import BackendType, StateBackend
-from checkdam.spec.streamjob import API_VERSION, FRESH, KIND, Metadata, StreamJob, StreamJobSpec
+from checkdam.spec.streamjob import API_VERSION, FRESH, KIND, StreamJob, StreamJobSpec
 
 __all__ = [
     "API_VERSION",
     "FRESH",
     "KIND",
+    "SAVEPOINT_KIND",
     "BackendType",
     "CheckpointStorage",
     "Checkpointing",
@@ -30,10 +33,12 @@ __all__ = [
     "Restart",
     "RestartStrategy",
     "RuntimeSettings",
+    "Savepoint",
     "StateBackend",
     "StreamJob",
     "StreamJobSpec",
     "load_manifest",
     "parse_manifest",
+    "parse_savepoint",
     "read_manifest",
 ]

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from checkdam.core.durations import parse_duration_ms
-from checkdam.spec.fields import Duration, Model, PositiveDuration, Quantity, quantity_bytes, shown
+from checkdam.spec.fields import Duration, Model, ObjectName, PositiveDuration, Quantity, quantity_bytes, shown
 
 Mode = Literal["ExactlyOnce", "AtLeastOnce", "AtMostOnce"]
 """What a job promises about records when something fails."""
@@ -27,7 +27,12 @@ _URIS: Final = re.compile(
 _ENDPOINT: Final = re.compile(r"https?://[^/?#@\s]+/?", re.ASCII)
 
 
-def _uri(text: str) -> str:
+def storage_uri(text: str) -> str:
+    """The text, if it can be where checkpoints are.
+
+    Raises:
+        ValueError: It cannot; the message says what it must be.
+    """
     if not _URIS.fullmatch(text):
         raise ValueError(
             "must be s3://bucket/prefix, file:///folder, file://./folder (below the manifest's folder, for local runs), "
@@ -56,7 +61,7 @@ class S3Options(Model):
     """Put the bucket into the path of requests instead of the host's name, as most servers that are not Amazon's need. Always so with
     an `endpoint` that is an IP address or `localhost`."""
 
-    credentials_secret: str = ""
+    credentials_secret: ObjectName = ""
     """Name of a Secret of the job's namespace with the keys `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, if they are temporary,
     `AWS_SESSION_TOKEN`; read again when they change. Empty: the pods' own identity. Where no Secrets are mounted, as in local runs, the
     usual places of S3 clients are looked at: environment, configuration files."""
@@ -76,7 +81,7 @@ class HdfsOptions(Model):
 class PersistentVolumeClaimOptions(Model):
     """A volume for `file://` storage, mounted by coordinator and workers at the uri's folder."""
 
-    claim_name: Annotated[str, Field(min_length=1)]
+    claim_name: Annotated[ObjectName, Field(min_length=1)]
     """Name of a PersistentVolumeClaim of the job's namespace. Pods on several nodes need the access mode ReadWriteMany."""
 
 
@@ -95,7 +100,7 @@ class MemoryOptions(Model):
 class CheckpointStorage(Model):
     """Where checkpoints and the job's journal are kept. Options of another scheme than the uri's are refused."""
 
-    uri: Annotated[str, AfterValidator(_uri)]
+    uri: Annotated[str, AfterValidator(storage_uri)]
     """`s3://bucket/prefix`, `file:///folder` (a volume that all pods share), `hdfs://host:port/folder`, or `memory://` (in the
     coordinator, lost with it). The job's folder below it is its job id. `file://./folder` is taken from the manifest's folder, in
     local runs only. Any other scheme is left to fsspec, as a best effort without the promises of these four."""

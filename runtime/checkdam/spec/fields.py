@@ -13,7 +13,7 @@ import re
 from fractions import Fraction
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
 
 from checkdam.core.durations import parse_duration_ms
@@ -31,6 +31,8 @@ _MULTIPLES: Final[dict[str | None, int]] = {
     "Gi": 2**30,
     "Ti": 2**40,
 }
+_OBJECT_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
+_MAX_OBJECT_NAME: Final = 253
 _SHOWN_LIMIT: Final = 200
 
 
@@ -74,6 +76,19 @@ def _positive_duration(value: Any) -> str:
     return text
 
 
+def _optional_duration(value: Any) -> str:
+    return "" if value == "" else _positive_duration(value)
+
+
+def _object_name(text: str) -> str:
+    if text and (len(text) > _MAX_OBJECT_NAME or not _OBJECT_NAME.fullmatch(text)):
+        raise ValueError(
+            f"must be the name of an object: at most {_MAX_OBJECT_NAME} lower-case letters, digits, '-' and '.', "
+            f"beginning and ending with a letter or digit (got {shown(text)})"
+        )
+    return text
+
+
 def quantity_bytes(text: str) -> int:
     """Bytes of a quantity such as `512Mi`, `1.5Gi`, `200M` or `65536`, rounded up.
 
@@ -102,6 +117,12 @@ Duration = Annotated[str, BeforeValidator(_duration)]
 
 PositiveDuration = Annotated[str, BeforeValidator(_positive_duration)]
 """A duration longer than nothing."""
+
+OptionalDuration = Annotated[str, BeforeValidator(_optional_duration)]
+"""A duration longer than nothing, or an empty text for none."""
+
+ObjectName = Annotated[str, AfterValidator(_object_name)]
+"""The name of a Kubernetes object of the job's namespace, such as a Secret, or an empty text for none."""
 
 Quantity = Annotated[
     str,

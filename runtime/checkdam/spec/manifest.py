@@ -13,6 +13,7 @@ from checkdam.spec.documents import load_documents
 from checkdam.spec.fields import shown
 from checkdam.spec.problems import sentences
 from checkdam.spec.rules import rule_problems
+from checkdam.spec.savepoint import SAVEPOINT_KIND, Savepoint
 from checkdam.spec.streamjob import KIND, StreamJob
 
 
@@ -45,6 +46,22 @@ def parse_manifest(data: Mapping[str, Any], source: str = KIND) -> StreamJob:
     if job is None or problems:
         raise ManifestError(problems, source)
     return job
+
+
+def parse_savepoint(data: Mapping[str, Any], source: str = SAVEPOINT_KIND) -> Savepoint:
+    """The Savepoint that `data`, decoded JSON or YAML, describes.
+
+    Args:
+        data: With apiVersion, kind, metadata and spec.
+        source: Where it came from, for the heading of an error.
+
+    Raises:
+        ManifestError: It is wrong; lists every problem.
+    """
+    try:
+        return Savepoint.model_validate(dict(data))
+    except ValidationError as error:
+        raise ManifestError(sentences(error.errors(include_url=False), Savepoint), source) from error
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""How the pods of a job look: `spec.worker`, `spec.coordinator`, and how they are replaced: `spec.upgrade`.
+"""How the pods of a job look and whom they talk to: `spec.worker`, `spec.coordinator`, `spec.networkPolicy`; and how they are replaced:
+`spec.upgrade`.
 
-These are Kubernetes' own structures, passed through as they are: the API server knows their fields, and copying its schema would
+Most of these are Kubernetes' own structures, passed through as they are: the API server knows their fields, and copying its schema would
 refuse what a newer cluster understands. A local run uses `worker.env` alone.
 """
 
@@ -10,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from checkdam.spec.fields import Model
+from checkdam.core.durations import parse_duration_ms
+from checkdam.spec.fields import Model, PositiveDuration
 
 
 class EnvVar(Model):
@@ -25,6 +27,13 @@ class EnvVar(Model):
     """Its value, where it is not given by `valueFrom`."""
 
 
+class DisruptionBudget(Model):
+    """How many workers may be away at once because of drains and other disruptions that ask first."""
+
+    max_unavailable: Annotated[int, Field(ge=0, le=32768)] = 1
+    """So many. 0 makes drains wait for ever: the job then has to be suspended first."""
+
+
 class WorkerPods(Model):
     """The worker pods, `parallelism` of them."""
 
@@ -36,6 +45,9 @@ class WorkerPods(Model):
 
     pod_template: dict[str, Any] = {}
     """Merged into the pod: metadata and spec, as in a Deployment's template."""
+
+    disruption_budget: DisruptionBudget = DisruptionBudget()
+    """How many workers may be away at once because of drains."""
 
 
 class CoordinatorPod(Model):
@@ -53,3 +65,30 @@ class Upgrade(Model):
 
     mode: Literal["Savepoint", "LastState", "Stateless"] = "Savepoint"
     """`Savepoint`: stop with a savepoint and start from it. `LastState`: start from the last checkpoint. `Stateless`: start with empty state."""
+
+    rollback: bool = True
+    """Go back to the last version that worked when a new one fails before it has completed a checkpoint. `false`, or later: the job stands
+    still and says why."""
+
+    progress_deadline: PositiveDuration = "10m"
+    """A new version that has not come to run by then counts as failed."""
+
+    @property
+    def progress_deadline_ms(self) -> int:
+        """`progressDeadline` in ms."""
+        return parse_duration_ms(self.progress_deadline)
+
+
+class NetworkPolicy(Model):
+    """Which traffic the job's pods take part in. Without rules of your own they are reached by each other, by the operator and by what reads
+    metrics, and reach whatever they like."""
+
+    enabled: bool = True
+    """Whether a NetworkPolicy is made for the job."""
+
+    ingress: Annotated[list[dict[str, Any]], Field(max_length=64)] = []
+    """Further rules for traffic to the pods, as in a NetworkPolicy."""
+
+    egress: Annotated[list[dict[str, Any]], Field(max_length=64)] = []
+    """Rules for traffic from the pods, as in a NetworkPolicy. Empty: all is allowed. With rules, all else but DNS and the job's own pods is
+    refused, so they must allow the checkpoint storage and whatever sources and sinks talk to."""

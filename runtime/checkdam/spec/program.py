@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator
 
-from checkdam.spec.fields import Model, shown
+from checkdam.spec.fields import Model, ObjectName, shown
 
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][-A-Za-z0-9_.]*", re.ASCII)
 
@@ -38,7 +38,7 @@ class Program(Model):
     args: dict[str, Any] = {}
     """Arguments of the entrypoint, passed on as they are: any JSON values."""
 
-    config_map: str = ""
+    config_map: ObjectName = ""
     """Name of a ConfigMap of the job's namespace whose files are put on the import path. Not together with `inline`."""
 
     inline: Annotated[dict[str, str], AfterValidator(_file_names)] = {}

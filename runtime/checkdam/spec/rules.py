@@ -108,6 +108,14 @@ def _delays_in_order(spec: Mapping[str, Any]) -> Iterator[str]:
         yield f"`spec.restart.maxDelay` must be at least `spec.restart.initialDelay`, {initial} (got {shown(longest)})"
 
 
+def _one_clock_for_savepoints(spec: Mapping[str, Any]) -> Iterator[str]:
+    if _at(spec, "savepoints.interval") and _at(spec, "savepoints.schedule"):
+        yield (
+            "`spec.savepoints.schedule` must be left out where `spec.savepoints.interval` is given "
+            f"(got {shown(_at(spec, 'savepoints.interval'))})"
+        )
+
+
 _RULES: Final[tuple[Rule, ...]] = (
     _parallelism_fits,
     _one_place_for_code,
@@ -115,4 +123,5 @@ _RULES: Final[tuple[Rule, ...]] = (
     _storage_keeps_the_promise,
     _settings_of_the_strategy,
     _delays_in_order,
+    _one_clock_for_savepoints,
 )

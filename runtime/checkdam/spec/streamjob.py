@@ -9,60 +9,24 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from checkdam.spec.checkpoint import Checkpointing
-from checkdam.spec.fields import Model, shown
-from checkdam.spec.pods import CoordinatorPod, Upgrade, WorkerPods
+from checkdam.spec.fields import Model, ObjectName, shown
+from checkdam.spec.metadata import Metadata
+from checkdam.spec.pods import CoordinatorPod, NetworkPolicy, Upgrade, WorkerPods
 from checkdam.spec.program import Program
 from checkdam.spec.restart import Restart
 from checkdam.spec.runtime import RuntimeSettings
+from checkdam.spec.savepoints import Savepoints
 from checkdam.spec.state import StateBackend
 
 API_VERSION: Final = "checkdam.dev/v1alpha1"
 KIND: Final = "StreamJob"
-MAX_NAME_LENGTH: Final = 45
-"""So that the names of pods, which add an index and a hash, fit into 63 characters."""
-
 FRESH: Final = "Fresh"
 """The value of `spec.restoreFrom` that starts over."""
 
-_NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?", re.ASCII)
-_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _JOB_ID_SEGMENT: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
-
-
-_SERVER_FIELDS: Final = frozenset(
-    (
-        "creationTimestamp",
-        "deletionGracePeriodSeconds",
-        "deletionTimestamp",
-        "finalizers",
-        "generation",
-        "managedFields",
-        "ownerReferences",
-        "resourceVersion",
-        "selfLink",
-    )
-)
-
-
-def _name(text: str) -> str:
-    if len(text) > MAX_NAME_LENGTH or not _NAME.fullmatch(text):
-        raise ValueError(
-            f"must be at most {MAX_NAME_LENGTH} lower-case letters, digits and '-', "
-            f"beginning with a letter and ending with a letter or digit (got {shown(text)})"
-        )
-    return text
-
-
-def _namespace(text: str) -> str:
-    if not _NAMESPACE.fullmatch(text):
-        raise ValueError(
-            "must be at most 63 lower-case letters, digits and '-', "
-            f"beginning and ending with a letter or digit (got {shown(text)})"
-        )
-    return text
 
 
 def _job_id(text: str) -> str:
@@ -73,33 +37,6 @@ def _job_id(text: str) -> str:
             f"beginning and ending with a letter or digit (got {shown(text)})"
         )
     return text
-
-
-class Metadata(Model):
-    """The part of Kubernetes' object metadata that a job needs. What only the API server sets is accepted and dropped."""
-
-    name: Annotated[str, AfterValidator(_name)]
-    """The job's name: at most 45 lower-case letters, digits and `-`, beginning with a letter."""
-
-    namespace: Annotated[str, AfterValidator(_namespace)] = "default"
-    """The namespace; with the name it makes the job id."""
-
-    labels: dict[str, str] = {}
-    """Labels of the resource."""
-
-    annotations: dict[str, str] = {}
-    """Annotations of the resource."""
-
-    uid: str = ""
-    """Set by the API server: tells this object from an earlier one of the same name."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_server_fields(cls, data: Any) -> Any:
-        # `kubectl get -o yaml` shows them, and its output is a manifest too.
-        if isinstance(data, dict):
-            return {name: value for name, value in data.items() if name not in _SERVER_FIELDS}
-        return data
 
 
 class StreamJobSpec(Model):
@@ -136,6 +73,12 @@ class StreamJobSpec(Model):
     upgrade: Upgrade = Upgrade()
     """How changes reach a running job."""
 
+    restart_nonce: str = ""
+    """Any change of this text restarts the job by the mode of `upgrade`, as a change of the image would."""
+
+    savepoints: Savepoints = Savepoints()
+    """Savepoints that are taken by the clock."""
+
     restore_from: str = ""
     """What the job starts from: the name of a Savepoint, the uri of a savepoint or checkpoint, or `Fresh` to start over. Empty: from the journal if there is one."""
 
@@ -151,6 +94,13 @@ class StreamJobSpec(Model):
 
     coordinator: CoordinatorPod = CoordinatorPod()
     """The coordinator's pod."""
+
+    service_account_name: ObjectName = ""
+    """The service account of all pods, for their own identity towards a cloud's storage. Its token for the Kubernetes API is not mounted all
+    the same. Empty: the namespace's default."""
+
+    network_policy: NetworkPolicy = NetworkPolicy()
+    """Which traffic the pods take part in."""
 
     runtime: RuntimeSettings = RuntimeSettings()
     """Advanced settings."""
