@@ -36,6 +36,11 @@ State = Literal[
 """Where a job stands, in one word for people. Programs read the conditions."""
 
 
+Outcome = Literal["", "Completed", "Failed", "Stopped", "TakenOver"]
+"""How a revision has ended. `Completed`: all input has been read. `Failed`: nothing but a change of the spec will help. `Stopped`: somebody has stopped
+the job at its coordinator. `TakenOver`: another coordinator has fenced the journal, such as that of the same job in another cluster."""
+
+
 class StatusModel(Model):
     """The base of all models of the status: unknown fields are dropped."""
 
@@ -152,6 +157,18 @@ class Deployment(StatusModel):
 
     start: StartWish = StartWish()
     """How the first coordinator of this revision begins."""
+
+    base: str = ""
+    """Folder of the checkpoint at the journal's tail when this was decided, if it was known: what a rollback of it begins from."""
+
+    epoch: int = 0
+    """The first epoch of this revision, once its coordinator has told; 0 before."""
+
+    outcome: Outcome = ""
+    """How this revision has ended; empty while it has not. Then it has no pods."""
+
+    message: str = ""
+    """The same for people, with the remedy where there is one."""
 
     time: str = ""
     """When it was decided."""
