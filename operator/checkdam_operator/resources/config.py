@@ -64,18 +64,28 @@ def revision_manifest(job: StreamJob) -> dict[str, Any]:
     }
 
 
+def manifest_name(job: StreamJob, uid: str, revision: int) -> str:
+    """Name of the ConfigMap of a revision; it depends on the manifest in it.
+
+    Args:
+        job: What is to be deployed.
+        uid: Of the StreamJob.
+        revision: Of the deployment.
+    """
+    return names.config_map_name(job.metadata.name, uid, revision, canonical_json(revision_manifest(job)))
+
+
 def config_map(job: StreamJob, revision: int, image: str) -> dict[str, Any]:
-    """The ConfigMap of a revision; its name depends on all that is in it.
+    """The ConfigMap of a revision. If one of that name exists, it holds the same manifest, and its image is the one that counts.
 
     Args:
         job: What is to be deployed.
         revision: Of the deployment.
         image: What its pods run, given or default.
     """
-    data = {MANIFEST_KEY: canonical_json(revision_manifest(job)), IMAGE_KEY: image}
-    name = names.config_map_name(job.metadata.name, job.metadata.uid, revision, canonical_json(data))
-    metadata = _metadata(job, name)
+    metadata = _metadata(job, manifest_name(job, job.metadata.uid, revision))
     metadata["labels"][names.REVISION_LABEL] = str(revision)
+    data = {MANIFEST_KEY: canonical_json(revision_manifest(job)), IMAGE_KEY: image}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True, "data": data}
 
 

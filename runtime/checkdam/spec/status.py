@@ -42,9 +42,9 @@ the job at its coordinator. `TakenOver`: another coordinator has fenced the jour
 
 
 class StatusModel(Model):
-    """The base of all models of the status: unknown fields are dropped."""
+    """The base of all models of the status: unknown fields are dropped. Made by the operator, with the names of Python, as well as read."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
 
 class Condition(StatusModel):
