@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from checkdam.spec import API_VERSION, KIND, StreamJob
 
@@ -62,8 +62,13 @@ OWN_ANNOTATIONS: Final = frozenset({REPLACES_ANNOTATION, REPLACEMENTS_ANNOTATION
 MANAGER: Final = "checkdam-operator"
 """Value of the label `app.kubernetes.io/managed-by`, and the field manager of what is applied."""
 
+Role = Literal["coordinator", "worker"]
+
 COORDINATOR: Final = "coordinator"
 WORKER: Final = "worker"
+
+CONTAINER: Final = "checkdam"
+"""The container of a pod that runs Checkdam; others are sidecars."""
 
 _POD_HASH_LENGTH: Final = 5
 _CONFIG_HASH_LENGTH: Final = 8
