@@ -1,0 +1,276 @@
+"""Where a job stands: the status that people, `kubectl wait` and GitOps tools read, made from what is so and not from what was said before.
+
+`Ready` says whether the job does what its spec asks for, so it is true as well for a job that is suspended or completed as it should be. `Progressing` is
+true while something is under way, `Stalled` when nothing will change by itself or soon, and its message names the remedy. It goes when the cause goes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from checkdam.spec.status import (
+    CHECKPOINT_HEALTHY,
+    PROGRESSING,
+    READY,
+    STALLED,
+    CheckpointStatus,
+    Condition,
+    ConditionStatus,
+    Deployment,
+    SavepointReference,
+    State,
+    StreamJobStatus,
+    Workers,
+)
+from checkdam_operator.decide.conditions import set_condition
+from checkdam_operator.decide.rollout import Rollout, is_rejected
+from checkdam_operator.observed import JobReport, Pod, Situation, Trouble
+from checkdam_operator.resources.names import WORKER, selector
+from checkdam_operator.times import iso, shown_duration, shown_size
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a job stands.
+
+    Attributes:
+        state: In one word.
+        ready: Of the condition `Ready`.
+        reason: One word for programs.
+        message: For people.
+        progressing: Whether something is under way.
+        trouble: Why it does not go on.
+    """
+
+    state: State
+    ready: bool
+    reason: str
+    message: str
+    progressing: bool = False
+    trouble: Trouble | None = field(default=None)
+
+
+def stand(situation: Situation, rollout: Rollout, trouble: Trouble | None) -> Standing:
+    """Where the job stands.
+
+    Args:
+        situation: The job.
+        rollout: What becomes of its deployment.
+        trouble: What keeps its pods from running.
+    """
+    job = situation.job
+    deployment = job.status.deployment
+    if job.problems:
+        return _invalid(situation, trouble)
+    if deployment is None:
+        reason = rollout.trouble
+        return Standing(
+            "Pending",
+            False,
+            reason.reason if reason else "Pending",
+            reason.message if reason else "about to be deployed",
+            reason is None,
+            reason,
+        )
+    if rollout.change not in ("", "Deploy"):
+        return _changing(situation, rollout)
+    if deployment.outcome or deployment.suspended:
+        return _at_rest(situation, deployment)
+    return _running(situation, deployment, trouble)
+
+
+def _invalid(situation: Situation, trouble: Trouble | None) -> Standing:
+    message = "; ".join(situation.job.problems)
+    stalled = Trouble("InvalidSpec", f"{message}; correct the spec")
+    if situation.job.status.deployment is None:
+        return Standing("Invalid", False, "InvalidSpec", message, trouble=stalled)
+    running = situation.report is not None and situation.report.running and trouble is None
+    note = " (the version before runs on)" if running else ""
+    return Standing("Invalid", False, "InvalidSpec", f"{message}{note}", trouble=stalled)
+
+
+def _changing(situation: Situation, rollout: Rollout) -> Standing:
+    waiting = rollout.stopping.waiting_for if rollout.stopping is not None else ""
+    message = f"waits for {waiting}" if waiting else f"{rollout.change.lower()} is under way"
+    state: State = "Stopping" if rollout.change == "Suspend" else "Upgrading"
+    if rollout.trouble is not None:
+        report = situation.report
+        note = "; the version before runs on" if report is not None and report.running else ""
+        trouble = Trouble(rollout.trouble.reason, f"{rollout.trouble.message}{note}")
+        return Standing(state, False, trouble.reason, trouble.message, trouble=trouble)
+    return Standing(state, False, rollout.change, message, progressing=True)
+
+
+def _at_rest(situation: Situation, deployment: Deployment) -> Standing:
+    if deployment.suspended:
+        return Standing("Suspended", True, "Suspended", "stopped with its state kept, as the spec says")
+    if deployment.outcome == "Completed":
+        return Standing("Completed", True, "Completed", deployment.message)
+    trouble = _rejection(situation) or Trouble(f"Job{deployment.outcome}", deployment.message)
+    return Standing("Failed", False, trouble.reason, trouble.message, trouble=trouble)
+
+
+def _running(situation: Situation, deployment: Deployment, trouble: Trouble | None) -> Standing:
+    report = situation.report
+    rejection = _rejection(situation)
+    if report is not None and report.running and situation.coordinator.unreachable_since_ms is None:
+        message = f"revision {deployment.revision} runs with {deployment.parallelism} workers"
+        if rejection is not None:
+            return Standing("Running", False, rejection.reason, rejection.message, trouble=rejection)
+        return Standing("Running", True, "Running", message)
+    state: State = "Restarting" if _has_run(situation, deployment) else "Starting"
+    if trouble is None and report is not None and report.state == "FAILED":
+        trouble = Trouble("CannotStart", f"{report.message}; it is tried again")
+    if trouble is None:
+        trouble = _lasting(situation, report)
+    if trouble is not None:
+        return Standing(state, False, trouble.reason, trouble.message, trouble=trouble)
+    return Standing(state, False, state, _what_is_missing(situation, report, deployment), True, rejection)
+
+
+def _has_run(situation: Situation, deployment: Deployment) -> bool:
+    """Whether the job has run before, as far as known: after that a start is a restart."""
+    status = situation.job.status
+    return status.last_working is not None or (status.deployment == deployment and status.attempt > 1)
+
+
+def _lasting(situation: Situation, report: JobReport | None) -> Trouble | None:
+    """The trouble that a coordinator had told of before it was started again, until the new one has come further."""
+    last = situation.job.status.condition(STALLED)
+    if report is None and last is not None and last.status == "True" and last.reason == "CannotStart":
+        return Trouble(last.reason, last.message)
+    return None
+
+
+def _what_is_missing(situation: Situation, report: JobReport | None, deployment: Deployment) -> str:
+    if report is None:
+        return "waits for the coordinator"
+    failure = report.last_failure
+    cause = f"; the last attempt failed: {_first_line(failure.error)}" if failure is not None else ""
+    if report.workers_connected < deployment.parallelism:
+        return f"waits for workers ({report.workers_connected} of {deployment.parallelism} are connected){cause}"
+    return f"attempt {report.attempt} restores its state{cause}"
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
+
+
+def _rejection(situation: Situation) -> Trouble | None:
+    spec, rejected = situation.job.spec, situation.job.status.rejected
+    if spec is None or rejected is None or not is_rejected(situation, spec):
+        return None
+    return Trouble(
+        "RolledBack",
+        f"generation {rejected.generation} was rolled back to the version before, because {rejected.message}; change the spec to try again",
+    )
+
+
+def write_status(
+    situation: Situation, standing: Standing, pods: tuple[Pod, ...], deployment: Deployment | None, **changes: object
+) -> StreamJobStatus:
+    """The whole status.
+
+    Args:
+        situation: The job.
+        standing: Where it stands.
+        pods: The pods that fill its slots.
+        deployment: As it is to be from now on.
+        changes: Fields that other parts of the decision determine.
+    """
+    job, report = situation.job, situation.report
+    status = job.status
+    now_ms, generation = situation.now_ms, job.generation
+    conditions: list[Condition] = list(status.conditions)
+    ready: ConditionStatus = "True" if standing.ready else "False"
+    set_condition(conditions, READY, ready, standing.reason, standing.message, generation, now_ms)
+    progressing: ConditionStatus = "True" if standing.progressing else "False"
+    set_condition(conditions, PROGRESSING, progressing, standing.reason, standing.message, generation, now_ms)
+    if standing.trouble is not None:
+        trouble = standing.trouble
+        set_condition(conditions, STALLED, "True", trouble.reason, trouble.message, generation, now_ms)
+    else:
+        set_condition(conditions, STALLED, "False", "Operating", "", generation, now_ms)
+    healthy, reason, message = _checkpoint_health(report, standing)
+    set_condition(conditions, CHECKPOINT_HEALTHY, healthy, reason, message, generation, now_ms)
+    active = deployment is not None and not deployment.suspended and not deployment.outcome
+    desired = deployment.parallelism if deployment is not None and active else 0
+    ready_workers = report.workers_connected if report is not None and active else 0
+    made = StreamJobStatus(
+        conditions=conditions,
+        state=standing.state,
+        observed_generation=generation,
+        epoch=report.epoch if report is not None else status.epoch,
+        attempt=report.attempt if report is not None else status.attempt,
+        restarts=_restarts(situation),
+        workers=Workers(ready=ready_workers, desired=desired),
+        workers_text=f"{ready_workers}/{desired}",
+        replicas=sum(pod.slot.role == WORKER for pod in pods),
+        selector=selector(job.uid, WORKER),
+        last_checkpoint=_last_checkpoint(situation),
+        last_savepoint=status.last_savepoint,
+        restored_from=_uri(situation, report.restored_from) if report is not None else status.restored_from,
+        deployment=deployment,
+        last_working=status.last_working,
+        rejected=status.rejected,
+        disposals=status.disposals,
+        image=_image(situation),
+    )
+    return made.model_copy(update=changes)
+
+
+def _checkpoint_health(report: JobReport | None, standing: Standing) -> tuple[ConditionStatus, str, str]:
+    if report is None or not report.running:
+        return "Unknown", "NotRunning", f"the job is {standing.state.lower()}"
+    if report.checkpoint_failures:
+        return (
+            "False",
+            "CheckpointsFail",
+            f"the last {report.checkpoint_failures} checkpoints failed: {report.checkpoint_problem}; after a failure the job would go back to the last good one",
+        )
+    if report.last_checkpoint is None:
+        return "Unknown", "NoneYet", "no checkpoint has completed yet"
+    return "True", "CheckpointsSucceed", ""
+
+
+def _restarts(situation: Situation) -> int:
+    """Attempts that followed another since the job was created; the first one of a revision follows none."""
+    report, status = situation.report, situation.job.status
+    if report is None or not report.attempt:
+        return status.restarts
+    if report.epoch == status.epoch:
+        return status.restarts + max(0, report.attempt - status.attempt)
+    began = status.deployment is None or status.deployment.epoch == 0
+    return status.restarts + report.attempt - (1 if began else 0)
+
+
+def _last_checkpoint(situation: Situation) -> CheckpointStatus | None:
+    report = situation.report
+    last = report.last_checkpoint if report is not None else None
+    if last is None or not last.folder:
+        return situation.job.status.last_checkpoint
+    return CheckpointStatus(
+        id=last.id,
+        uri=_uri(situation, last.folder),
+        time=iso(last.triggered_ms),
+        duration=shown_duration(last.duration_ms or 0),
+        size=shown_size(last.size_bytes),
+    )
+
+
+def _uri(situation: Situation, folder: str) -> str:
+    """Uri of a checkpoint's folder below the job's own; what is a uri already stays one."""
+    deployed = situation.deployed
+    if deployed is None or not folder or "://" in folder:
+        return folder
+    return f"{deployed.spec.checkpoint.storage.uri.rstrip('/')}/{deployed.job_id}/{folder}"
+
+
+def _image(situation: Situation) -> str:
+    return situation.deployed.spec.image if situation.deployed is not None else situation.job.status.image
+
+
+def newest(one: SavepointReference | None, other: SavepointReference | None) -> SavepointReference | None:
+    """The later of two savepoints."""
+    found = [reference for reference in (one, other) if reference is not None]
+    return max(found, key=lambda reference: reference.time, default=None)

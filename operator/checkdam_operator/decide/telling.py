@@ -1,0 +1,110 @@
+"""What people should hear of, as Events: changes of a job's life, failures with cause and remedy, and what became of them.
+
+An event is told when what it is about differs between the status that was written last and the one that is written now, or by something that can only
+happen once, such as a failure at a certain time. Whoever decides the same again tells the same event, which is no second one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from checkdam.spec.status import Deployment, StreamJobStatus
+from checkdam_operator.decide.actions import Action, CreatePod, Event
+from checkdam_operator.decide.rollout import Rollout
+from checkdam_operator.observed import FailureReport, Situation
+
+_KINDS_OF_FAILURE = {
+    "user": "the user's code raised",
+    "process": "a task process died",
+    "lost": "a worker was lost",
+    "peer": "a connection between workers broke",
+    "checkpoint": "checkpoints failed more often than `spec.checkpoint.tolerableFailures` allows",
+    "timeout": "something took too long",
+}
+
+
+def tell(situation: Situation, status: StreamJobStatus) -> tuple[Event, ...]:
+    """The events that go with writing `status`."""
+    return tuple(_told(situation, status))
+
+
+def tell_rollout(situation: Situation, rollout: Rollout) -> tuple[Event, ...]:
+    """The events that go with writing a deployment ahead."""
+    following = rollout.next
+    if following is None:
+        return ()
+    key = f"r{following.revision}"
+    if following.outcome == "Completed":
+        return (Event("Completed", following.message, key=key),)
+    if following.outcome:
+        return (Event(f"Job{following.outcome}", following.message, warning=True, key=key),)
+    if rollout.rejected is not None:
+        message = f"generation {rollout.rejected.generation} is rolled back to generation {following.generation}, because {rollout.rejected.message}"
+        return (Event("RolledBack", message, warning=True, key=key),)
+    last = situation.job.status.deployment
+    if last is not None and last.revision == following.revision:
+        return ()
+    if following.suspended:
+        return (Event("Suspended", f"the job is suspended; its state is kept{_from(following, rollout)}", key=key),)
+    return (Event("Deployed", _deployed(situation, following, rollout), key=key),)
+
+
+def tell_pods(situation: Situation, actions: tuple[Action, ...]) -> tuple[Event, ...]:
+    """The events that go with replacing pods."""
+    names = {pod.uid: pod for pod in situation.pods}
+    events = []
+    for action in actions:
+        if not isinstance(action, CreatePod) or action.replaces not in names or action.cause == "Deleted":
+            continue
+        old = names[action.replaces]
+        end = old.terminated or old.last_terminated
+        said = f" ({end.reason}, exit code {end.exit_code})" if end is not None else ""
+        message = f"pod {old.name} of {action.slot} is replaced: {action.cause}{said}"
+        events.append(Event("PodReplaced", message, warning=True, key=old.uid))
+    return tuple(events)
+
+
+def _deployed(situation: Situation, following: Deployment, rollout: Rollout) -> str:
+    what = f"revision {following.revision} (generation {following.generation}) with {following.parallelism} workers"
+    wish = following.start
+    if wish.fresh:
+        return f"{what}, starting over"
+    if wish.restore_from:
+        return f"{what}, starting from {wish.restore_from}"
+    if situation.job.status.deployment is None:
+        return f"{what}; it goes on from the job's journal if there is one"
+    return f"{what}{_from(following, rollout)}"
+
+
+def _from(following: Deployment, rollout: Rollout) -> str:
+    savepoint = rollout.stopping.savepoint if rollout.stopping is not None else ""
+    if savepoint:
+        return f", from savepoint {savepoint}"
+    return f", from checkpoint {following.base}" if following.base else ", from the job's last checkpoint"
+
+
+def _told(situation: Situation, status: StreamJobStatus) -> Iterator[Event]:
+    report, before = situation.report, situation.job.status
+    if report is not None:
+        if report.last_failure is not None:
+            yield _failed(report.last_failure)
+        if report.checkpoint_failures and report.checkpoint_problem:
+            message = f"a checkpoint failed: {report.checkpoint_problem}; the job goes on, and the last good checkpoint is kept"
+            yield Event("CheckpointFailed", message, warning=True, key=f"{report.epoch}.{report.checkpoint_failures}")
+        recovered = (report.epoch, report.attempt) != (before.epoch, before.attempt)
+        if report.running and recovered and status.restarts > before.restarts:
+            message = f"attempt {report.epoch}.{report.attempt} processes records again"
+            yield Event("Recovered", message, key=f"{report.epoch}.{report.attempt}")
+    stalled, was = status.condition("Stalled"), before.condition("Stalled")
+    if stalled is not None and stalled.status == "True":
+        if was is None or was.status != "True" or was.reason != stalled.reason:
+            yield Event(stalled.reason, stalled.message, warning=True, key=f"g{status.observed_generation}")
+    elif was is not None and was.status == "True":
+        yield Event("Resolved", f"{was.reason} is over", key=was.last_transition_time)
+
+
+def _failed(failure: FailureReport) -> Event:
+    where = f" at worker {failure.worker}" if failure.worker is not None else ""
+    kind = _KINDS_OF_FAILURE.get(failure.kind, "the attempt failed")
+    last_line = failure.error.strip().rpartition("\n")[2]
+    return Event("AttemptFailed", f"{kind}{where}: {last_line}", warning=True, key=str(failure.time_ms))

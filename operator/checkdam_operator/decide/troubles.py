@@ -1,0 +1,104 @@
+"""What keeps a job from running, in words that name the thing and the remedy.
+
+A pod that does not start says why in its status, in Kubernetes' words. Here they become a reason for programs and a sentence for people. What may
+pass by itself within moments is not called trouble before it has lasted a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from checkdam_operator.decide.pods import FREE_REPLACEMENTS
+from checkdam_operator.observed import Pod, Situation, Termination, Trouble
+
+UNSCHEDULABLE_PATIENCE_MS: Final = 20_000
+"""A node may be about to come, or room about to be made by pods that are ending."""
+
+_CONFIG_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_PULL_REASONS: Final = frozenset({"ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"})
+
+
+def find_trouble(situation: Situation, pods: Iterable[Pod]) -> tuple[Trouble | None, int | None]:
+    """What is the matter with the pods of a job that should run, the gravest first; and when to look again without any change.
+
+    Args:
+        situation: The job.
+        pods: The pods that fill its slots, or would.
+    """
+    pods = list(pods)
+    for look in _LOOKS:
+        for pod in pods:
+            trouble = look(pod)
+            if trouble is not None:
+                return trouble, None
+    if situation.trouble is not None:
+        return situation.trouble, None
+    waiting = [pod for pod in pods if pod.unschedulable]
+    for pod in waiting:
+        if situation.now_ms - pod.created_ms >= UNSCHEDULABLE_PATIENCE_MS:
+            return _unschedulable(pod), None
+    return None, min((pod.created_ms + UNSCHEDULABLE_PATIENCE_MS for pod in waiting), default=None)
+
+
+def _image(pod: Pod) -> Trouble | None:
+    if pod.waiting_reason not in _PULL_REASONS:
+        return None
+    return Trouble(
+        "ImagePullFailed",
+        f"the image of pod {pod.name} cannot be pulled: {_sentence(pod.waiting_message, pod.waiting_reason)}; correct `spec.image`, or give "
+        "the registry's credentials in `imagePullSecrets` of `spec.worker.podTemplate` and `spec.coordinator.podTemplate`",
+        pod.created_ms,
+    )
+
+
+def _configuration(pod: Pod) -> Trouble | None:
+    if pod.waiting_reason not in _CONFIG_REASONS:
+        return None
+    return Trouble(
+        "ContainerCannotStart",
+        f"the container of pod {pod.name} cannot be started: {_sentence(pod.waiting_message, pod.waiting_reason)}; create what it names, or "
+        "correct the name in the spec",
+        pod.created_ms,
+    )
+
+
+def _crash(pod: Pod) -> Trouble | None:
+    end = pod.terminated or pod.last_terminated
+    if end is None or pod.running_since_ms is not None or pod.replacements < FREE_REPLACEMENTS:
+        return None
+    if end.reason == "OOMKilled":
+        return Trouble(
+            "OutOfMemory",
+            f"pod {pod.name} was ended again and again for using more memory than its limit; raise `resources.limits.memory` of "
+            f"`spec.{pod.slot.role}`, raise `spec.parallelism`, or lower `spec.stateBackend.rocksdb.memory`",
+            end.finished_ms,
+        )
+    return Trouble(
+        "CrashLoop",
+        f"pod {pod.name} ends again and again: {described_end(end)}; correct the image or the program; "
+        f"`kubectl logs {pod.name} --previous` may say more",
+        end.finished_ms,
+    )
+
+
+def _unschedulable(pod: Pod) -> Trouble:
+    return Trouble(
+        "Unschedulable",
+        f"no node can take pod {pod.name}: {_sentence(pod.unschedulable, 'the scheduler does not say why')}; add nodes or claims, or ask for less in "
+        f"`spec.{pod.slot.role}`",
+        pod.created_ms,
+    )
+
+
+def described_end(end: Termination) -> str:
+    """How a container ended, with what it left to say."""
+    said = " ".join(end.message.split())
+    return f"{end.reason or 'ended'} with exit code {end.exit_code}{f': {said}' if said else ''}"
+
+
+def _sentence(text: str, otherwise: str) -> str:
+    return " ".join(text.split()).rstrip(".") or otherwise
+
+
+_LOOKS: Final[tuple[Callable[[Pod], Trouble | None], ...]] = (_image, _configuration, _crash)
