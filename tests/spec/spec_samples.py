@@ -1,4 +1,4 @@
-"""A manifest that is right, for tests to spoil."""
+"""Manifests that are right, for tests to spoil."""
 
 from __future__ import annotations
 
@@ -16,10 +16,27 @@ _MINIMAL: dict[str, Any] = {
 }
 
 
+_SAVEPOINT: dict[str, Any] = {
+    "apiVersion": "checkdam.dev/v1alpha1",
+    "kind": "Savepoint",
+    "metadata": {"name": "before-friday"},
+    "spec": {"job": "flight-delays"},
+}
+
+
 def manifest(fields: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The smallest manifest with `fields` (path such as `spec.parallelism` → value) laid over it; `...` removes one."""
-    made = copy.deepcopy(_MINIMAL)
-    for path, value in (fields or {}).items():
+    """The smallest StreamJob with `fields` (path such as `spec.parallelism` → value) laid over it; `...` removes one."""
+    return _overlaid(_MINIMAL, fields or {})
+
+
+def savepoint(fields: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The smallest Savepoint with `fields` laid over it."""
+    return _overlaid(_SAVEPOINT, fields or {})
+
+
+def _overlaid(base: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    made = copy.deepcopy(base)
+    for path, value in fields.items():
         *parents, name = path.split(".")
         node = made
         for parent in parents:

@@ -3,55 +3,72 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from checkdam.core.durations import parse_duration_ms
-from checkdam.spec.fields import Duration, Model, ObjectName, PositiveDuration, Quantity, quantity_bytes, shown
+from checkdam.spec.checks import Check, cel_matches, matching
+from checkdam.spec.fields import Duration, Model, ObjectName, PositiveDuration, Quantity, quantity_bytes
 
 Mode = Literal["ExactlyOnce", "AtLeastOnce", "AtMostOnce"]
 """What a job promises about records when something fails."""
 
-_URIS: Final = re.compile(
-    r"""
-      s3://[a-z0-9][-a-z0-9.]{1,61}[a-z0-9](/[^?\#]*)?
-    | file://(/|\.{1,2}(/|$))[^?\#]*
-    | hdfs://[^/?\#]*/[^?\#]*
-    | memory://
-    | (?!(s3|file|hdfs|memory):)[a-z][-a-z0-9+.]*://[^?\#]+
-    """,
-    re.VERBOSE | re.ASCII,
+_OWN_URI: Final = (
+    r"s3://[a-z0-9][-a-z0-9.]{1,61}[a-z0-9](?:/[^?#]*)?"
+    r"|file://(?:/|\.{1,2}(?:/|$))[^?#]*"
+    r"|hdfs://[^/?#]*/[^?#]*"
+    r"|memory://"
 )
-_ENDPOINT: Final = re.compile(r"https?://[^/?#@\s]+/?", re.ASCII)
+_MAX_URI_LENGTH: Final = 2048
+_OTHER_URI: Final = r"[a-z][-a-z0-9+.]*://[^?#]+"
+_OWN_SCHEME: Final = r"(?:s3|file|hdfs|memory)://.*"
 
 
-def storage_uri(text: str) -> str:
-    """The text, if it can be where checkpoints are.
-
-    Raises:
-        ValueError: It cannot; the message says what it must be.
-    """
-    if not _URIS.fullmatch(text):
-        raise ValueError(
-            "must be s3://bucket/prefix, file:///folder, file://./folder (below the manifest's folder, for local runs), "
-            f"hdfs://host:port/folder, memory://, or a uri that fsspec knows (got {shown(text)})"
-        )
-    return text
+def _is_uri(text: str) -> bool:
+    own, other, own_scheme = (re.compile(it, re.ASCII | re.DOTALL) for it in (_OWN_URI, _OTHER_URI, _OWN_SCHEME))
+    return bool(own.fullmatch(text) or (other.fullmatch(text) and not own_scheme.fullmatch(text)))
 
 
-def _endpoint(text: str) -> str:
-    if text and not _ENDPOINT.fullmatch(text):
-        # Not shown: what is before an `@` may be a password.
-        raise ValueError("must be a server's URL such as https://minio.example:9000, without user, path or query")
-    return text
+_IS_URI: Final = f"{cel_matches('self', _OWN_URI)} || {cel_matches('self', _OTHER_URI)} && !self.matches('^(?:s3|file|hdfs|memory)://')"
+
+
+def _uri_check(*, optional: bool) -> Check:
+    return Check(
+        holds=lambda text: (optional and not text) or _is_uri(text),
+        cel=f"self == '' || {_IS_URI}" if optional else _IS_URI,
+        must="must be s3://bucket/prefix, file:///folder, file://./folder (below the manifest's folder, for local runs), "
+        "hdfs://host:port/folder, memory://, or a uri that fsspec knows",
+    )
+
+
+StorageUri = Annotated[str, Field(max_length=_MAX_URI_LENGTH), _uri_check(optional=False)]
+"""Where checkpoints are."""
+
+OptionalStorageUri = Annotated[str, Field(max_length=_MAX_URI_LENGTH), _uri_check(optional=True)]
+"""Where a checkpoint is, or an empty text for none."""
+
+Endpoint = Annotated[
+    str,
+    # What is wrong is not shown: what is before an `@` may be a password.
+    replace(
+        matching(
+            r"https?://[^/?#@\s]+/?",
+            "must be a server's URL such as https://minio.example:9000, without user, path or query",
+            optional=True,
+        ),
+        culprit=None,
+    ),
+]
+"""The URL of an S3 server, or an empty text."""
 
 
 class S3Options(Model):
     """How `s3://` storage is reached; what is left out comes from the environment, as for every S3 client."""
 
-    endpoint: Annotated[str, AfterValidator(_endpoint)] = ""
+    endpoint: Endpoint = ""
     """URL of the server, for S3 that is not Amazon's."""
 
     region: str = ""
@@ -100,7 +117,7 @@ class MemoryOptions(Model):
 class CheckpointStorage(Model):
     """Where checkpoints and the job's journal are kept. Options of another scheme than the uri's are refused."""
 
-    uri: Annotated[str, AfterValidator(storage_uri)]
+    uri: StorageUri
     """`s3://bucket/prefix`, `file:///folder` (a volume that all pods share), `hdfs://host:port/folder`, or `memory://` (in the
     coordinator, lost with it). The job's folder below it is its job id. `file://./folder` is taken from the manifest's folder, in
     local runs only. Any other scheme is left to fsspec, as a best effort without the promises of these four."""
@@ -152,14 +169,14 @@ class Checkpointing(Model):
     min_pause: Duration = "0s"
     """From the end of one checkpoint to the start of the next at least, so that slow checkpoints leave time for records."""
 
-    tolerable_failures: Annotated[int, Field(ge=0)] = 0
+    tolerable_failures: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """So many checkpoints may fail one after another; with one more the attempt fails and the job restarts from the last good one."""
 
     incremental: bool = True
     """Upload only what the last checkpoint does not hold yet, where the state backend can tell: `rocksdb` can. Otherwise, and always
     with `false`, a checkpoint is full."""
 
-    full_every: Annotated[int, Field(ge=0)] = 0
+    full_every: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """Every n-th checkpoint is full although the others are incremental, so that damage to a file in storage cannot be handed on for ever;
     0: none has to be. The first one after a change of parallelism or from a savepoint is full in any case."""
 

@@ -2,23 +2,27 @@
 
 A manifest keeps what its author wrote: `10s` stays `10s` when a job is printed or stored, and accessors of the models
 (`interval_ms`, `memory_bytes`) give the number. Types are strict, as the API server's are: `parallelism: "4"` is a string and is
-refused. Every validator here words its message `must be … (got …)`; `checkdam.spec.problems` puts the field's name before it.
+refused. Every check here words its message `must be … (got …)`; `checkdam.spec.problems` puts the field's name before it.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from fractions import Fraction
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
 
 from checkdam.core.durations import parse_duration_ms
+from checkdam.spec.checks import Check, cel_matches, matching, shown
 
-_DURATION: Final = re.compile(r"(?:[0-9]+(?:ms|s|m|h))+", re.ASCII)
+_DURATION: Final = "(?:[0-9]{1,9}m?s|[0-9]{1,7}m|[0-9]{1,5}h){1,4}"
+"""Bounded, since the API server reckons with durations of at most 292 years."""
+
+_MUST_BE_DURATION: Final = "must be a duration such as 500ms, 10s, 5m or 1h"
+_MUST_BE_SIZE: Final = "must be a size in bytes such as 65536, 256Ki, 512Mi or 2Gi"
 _QUANTITY: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(Ki|Mi|Gi|Ti|k|M|G|T)?", re.ASCII)
 _MULTIPLES: Final[dict[str | None, int]] = {
     None: 1,
@@ -31,9 +35,6 @@ _MULTIPLES: Final[dict[str | None, int]] = {
     "Gi": 2**30,
     "Ti": 2**40,
 }
-_OBJECT_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
-_MAX_OBJECT_NAME: Final = 253
-_SHOWN_LIMIT: Final = 200
 
 
 class Model(BaseModel):
@@ -57,38 +58,6 @@ class Model(BaseModel):
         return data
 
 
-def shown(value: Any) -> str:
-    """A value as error messages show it: strings in single quotes, everything else as JSON, cut to 200 characters."""
-    text = repr(value) if isinstance(value, str) else json.dumps(value, default=repr, ensure_ascii=False)
-    return text if len(text) <= _SHOWN_LIMIT else text[: _SHOWN_LIMIT - 1] + "…"
-
-
-def _duration(value: Any) -> str:
-    if not isinstance(value, str) or not _DURATION.fullmatch(value):
-        raise ValueError(f"must be a duration such as 500ms, 10s, 5m or 1h (got {shown(value)})")
-    return value
-
-
-def _positive_duration(value: Any) -> str:
-    text = _duration(value)
-    if parse_duration_ms(text) == 0:
-        raise ValueError(f"must be longer than 0s (got {shown(value)})")
-    return text
-
-
-def _optional_duration(value: Any) -> str:
-    return "" if value == "" else _positive_duration(value)
-
-
-def _object_name(text: str) -> str:
-    if text and (len(text) > _MAX_OBJECT_NAME or not _OBJECT_NAME.fullmatch(text)):
-        raise ValueError(
-            f"must be the name of an object: at most {_MAX_OBJECT_NAME} lower-case letters, digits, '-' and '.', "
-            f"beginning and ending with a letter or digit (got {shown(text)})"
-        )
-    return text
-
-
 def quantity_bytes(text: str) -> int:
     """Bytes of a quantity such as `512Mi`, `1.5Gi`, `200M` or `65536`, rounded up.
 
@@ -97,36 +66,65 @@ def quantity_bytes(text: str) -> int:
     """
     match = _QUANTITY.fullmatch(text)
     if match is None:
-        raise ValueError(f"must be a size in bytes such as 65536, 256Ki, 512Mi or 2Gi (got {shown(text)})")
+        raise ValueError(f"{_MUST_BE_SIZE} (got {shown(text)})")
     # Exact: a float would make 1.1Gi depend on rounding, and operator and worker must agree.
     return math.ceil(Fraction(match[1]) * _MULTIPLES[match[2]])
 
 
-def _quantity(value: Any) -> str:
+def _is_size(value: Any) -> bool:
     # YAML makes `memory: 65536` an integer; Kubernetes takes both.
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"must be a size in bytes such as 65536, 256Ki, 512Mi or 2Gi (got {shown(value)})")
-    text = str(value)
-    if quantity_bytes(text) == 0:
-        raise ValueError(f"must be more than 0 bytes (got {shown(value)})")
-    return text
+    if isinstance(value, str):
+        return _QUANTITY.fullmatch(value) is not None
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-Duration = Annotated[str, BeforeValidator(_duration)]
+def _is_more_than_nothing(value: Any) -> bool:
+    return quantity_bytes(str(value)) > 0 if _is_size(value) else True
+
+
+_LONGER_THAN_NOTHING: Final = Check(
+    holds=lambda text: not text or parse_duration_ms(text) > 0,
+    cel="self == '' || self.matches('[1-9]')",
+    must="must be longer than 0s",
+)
+
+Duration = Annotated[str, matching(_DURATION, _MUST_BE_DURATION, before_type=True)]
 """Whole numbers with a unit of `ms`, `s`, `m` or `h`, several together if need be: `500ms`, `10s`, `1m30s`."""
 
-PositiveDuration = Annotated[str, BeforeValidator(_positive_duration)]
+PositiveDuration = Annotated[Duration, _LONGER_THAN_NOTHING]
 """A duration longer than nothing."""
 
-OptionalDuration = Annotated[str, BeforeValidator(_optional_duration)]
+OptionalDuration = Annotated[
+    str, matching(_DURATION, _MUST_BE_DURATION, optional=True, before_type=True), _LONGER_THAN_NOTHING
+]
 """A duration longer than nothing, or an empty text for none."""
 
-ObjectName = Annotated[str, AfterValidator(_object_name)]
+ObjectName = Annotated[
+    str,
+    Field(max_length=253),
+    matching(
+        r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*",
+        "must be the name of an object: lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit",
+        optional=True,
+    ),
+]
 """The name of a Kubernetes object of the job's namespace, such as a Secret, or an empty text for none."""
 
 Quantity = Annotated[
     str,
-    BeforeValidator(_quantity),
+    BeforeValidator(str),
     WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": True}),
+    Check(
+        holds=_is_more_than_nothing,
+        cel="type(self) == string ? self.matches('[1-9]') : self > 0",
+        must="must be more than 0 bytes",
+        before_type=True,
+    ),
+    Check(
+        holds=_is_size,
+        cel=f"type(self) != string || {cel_matches('self', _QUANTITY.pattern)}",
+        must=_MUST_BE_SIZE,
+        before_type=True,
+    ),
 ]
 """A positive number of bytes as Kubernetes writes it: `65536`, `256Ki`, `512Mi`, `2G`."""

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from checkdam.core.errors import ManifestError
+from checkdam.spec.checks import shown
 from checkdam.spec.documents import load_documents
-from checkdam.spec.fields import shown
 from checkdam.spec.problems import sentences
 from checkdam.spec.rules import rule_problems
 from checkdam.spec.savepoint import SAVEPOINT_KIND, Savepoint

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, model_validator
+from pydantic import model_validator
 
-from checkdam.spec.fields import Model, shown
+from checkdam.spec.checks import matching
+from checkdam.spec.fields import Model
 
 MAX_NAME_LENGTH: Final = 45
 """Of a StreamJob, so that the names of pods, which add an index and a hash, fit into 63 characters."""
 
-MAX_SAVEPOINT_NAME_LENGTH: Final = 63
-"""Of a Savepoint, so that it fits a label."""
+MAX_LABEL_LENGTH: Final = 63
+"""Of a label's value in Kubernetes, and so of the name of a Savepoint, which becomes one."""
 
-_NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?", re.ASCII)
-_SAVEPOINT_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", re.ASCII)
-_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _SERVER_FIELDS: Final = frozenset(
     (
         "creationTimestamp",
@@ -34,45 +31,33 @@ _SERVER_FIELDS: Final = frozenset(
 )
 
 
-def job_name(text: str) -> str:
-    """The text, if it can be a StreamJob's name.
+JobName = Annotated[
+    str,
+    matching(
+        f"[a-z](?:[-a-z0-9]{{0,{MAX_NAME_LENGTH - 2}}}[a-z0-9])?",
+        f"must be at most {MAX_NAME_LENGTH} lower-case letters, digits and '-', "
+        "beginning with a letter and ending with a letter or digit",
+    ),
+]
+"""The name of a StreamJob."""
 
-    Raises:
-        ValueError: It cannot; the message says what it must be.
-    """
-    if len(text) > MAX_NAME_LENGTH or not _NAME.fullmatch(text):
-        raise ValueError(
-            f"must be at most {MAX_NAME_LENGTH} lower-case letters, digits and '-', "
-            f"beginning with a letter and ending with a letter or digit (got {shown(text)})"
-        )
-    return text
-
-
-def _savepoint_name(text: str) -> str:
-    if len(text) > MAX_SAVEPOINT_NAME_LENGTH or not _SAVEPOINT_NAME.fullmatch(text):
-        raise ValueError(
-            f"must be at most {MAX_SAVEPOINT_NAME_LENGTH} lower-case letters, digits and '-', "
-            f"beginning and ending with a letter or digit (got {shown(text)})"
-        )
-    return text
-
-
-def _namespace(text: str) -> str:
-    if not _NAMESPACE.fullmatch(text):
-        raise ValueError(
-            "must be at most 63 lower-case letters, digits and '-', "
-            f"beginning and ending with a letter or digit (got {shown(text)})"
-        )
-    return text
+LabelName = Annotated[
+    str,
+    matching(
+        f"[a-z0-9](?:[-a-z0-9]{{0,{MAX_LABEL_LENGTH - 2}}}[a-z0-9])?",
+        f"must be at most {MAX_LABEL_LENGTH} lower-case letters, digits and '-', beginning and ending with a letter or digit",
+    ),
+]
+"""The name of a Savepoint or of a namespace."""
 
 
 class Metadata(Model):
     """The part of Kubernetes' object metadata that a job needs. What only the API server sets is accepted and dropped."""
 
-    name: Annotated[str, AfterValidator(job_name)]
+    name: JobName
     """The job's name: at most 45 lower-case letters, digits and `-`, beginning with a letter."""
 
-    namespace: Annotated[str, AfterValidator(_namespace)] = "default"
+    namespace: LabelName = "default"
     """The namespace; with the name it makes the job id."""
 
     labels: dict[str, str] = {}
@@ -96,8 +81,8 @@ class Metadata(Model):
 class SavepointMetadata(Metadata):
     """The part of Kubernetes' object metadata that a savepoint needs. What only the API server sets is accepted and dropped."""
 
-    name: Annotated[str, AfterValidator(_savepoint_name)]
+    name: LabelName
     """The savepoint's name: at most 63 lower-case letters, digits and `-`."""
 
-    namespace: Annotated[str, AfterValidator(_namespace)] = "default"
+    namespace: LabelName = "default"
     """The namespace, which is the job's too."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from checkdam.spec.fields import shown
+from checkdam.spec.checks import shown
 
 _TYPES: Final = {
     "int_type": "an integer",
@@ -27,10 +27,10 @@ _TYPES: Final = {
     "model_attributes_type": "a mapping",
     "finite_number": "a finite number",
 }
-_BOUNDS: Final = {
-    "greater_than_equal": ("ge", "greater than or equal to"),
-    "less_than_equal": ("le", "less than or equal to"),
-}
+BOUND_WORDS: Final = {"ge": "greater than or equal to", "le": "less than or equal to"}
+"""Name of a bound in pydantic → how sentences call it."""
+
+_BOUNDS: Final = {"greater_than_equal": "ge", "less_than_equal": "le"}
 
 
 def sentences(errors: Sequence[ErrorDetails], model: type[BaseModel]) -> list[str]:
@@ -67,10 +67,14 @@ def _sentence(error: ErrorDetails, model: type[BaseModel]) -> str:
         choices = str(context["expected"]).replace(" or ", ", ")
         return f"{field} must be {'one of ' if ',' in choices else ''}{choices}{got}"
     if kind in _BOUNDS:
-        bound, words = _BOUNDS[kind]
-        return f"{field} must be {words} {context[bound]:g}{got}"
-    if kind == "string_too_short":
+        bound = _BOUNDS[kind]
+        return f"{field} must be {BOUND_WORDS[bound]} {context[bound]:.15g}{got}"
+    if kind in ("string_too_short", "too_short"):
         return f"{field} must not be empty{got}"
+    if kind == "string_too_long":
+        return f"{field} must be at most {context['max_length']} characters long (got {len(error['input'])})"
+    if kind == "too_long":
+        return f"{field} must have at most {context['max_length']} entries (got {len(error['input'])})"
     if kind in _TYPES:
         return f"{field} must be {_TYPES[kind]}{got}"
     return f"{field}: {error['msg']}{got}"

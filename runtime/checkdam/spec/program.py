@@ -5,34 +5,59 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator
+from pydantic import Field
 
-from checkdam.spec.fields import Model, ObjectName, shown
+from checkdam.spec.checks import Check, cel_matches
+from checkdam.spec.fields import Model, ObjectName
 
-_FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][-A-Za-z0-9_.]*", re.ASCII)
-
-
-def _entrypoint(text: str) -> str:
-    module, colon, function = text.partition(":")
-    names = [*module.split("."), *function.split(".")]
-    if not colon or not all(name.isidentifier() for name in names):
-        raise ValueError(f"must be written as module:callable, such as flight_delays:build (got {shown(text)})")
-    if module == "__main__":
-        raise ValueError("must name a module that every process can import, which '__main__' is not (got '__main__')")
-    return text
+_FILE_NAME: Final = "[A-Za-z0-9_][-A-Za-z0-9_.]*"
+_IDENTIFIER: Final = r"[\p{L}\p{Nl}_][\p{L}\p{Nl}\p{Mn}\p{Mc}\p{Nd}\p{Pc}]*"
+_NAMES: Final = rf"{_IDENTIFIER}(?:\.{_IDENTIFIER})*"
 
 
-def _file_names(files: dict[str, str]) -> dict[str, str]:
-    for name in files:
-        if not _FILE_NAME.fullmatch(name):
-            raise ValueError(f"must have plain file names such as flight_delays.py as its keys (got {shown(name)})")
-    return files
+def _names_a_callable(text: str) -> bool:
+    module, _, function = text.partition(":")
+    return all(name.isidentifier() for name in (*module.split("."), *function.split(".")))
+
+
+def _wrong_names(files: dict[str, str]) -> list[str]:
+    return [name for name in files if not re.fullmatch(_FILE_NAME, name, re.ASCII)]
+
+
+Entrypoint = Annotated[
+    str,
+    Field(max_length=1024),
+    Check(
+        holds=_names_a_callable,
+        cel=cel_matches("self", f"{_NAMES}:{_NAMES}"),
+        must="must be written as module:callable, such as flight_delays:build",
+    ),
+    Check(
+        holds=lambda text: not text.startswith("__main__:"),
+        cel="!self.startsWith('__main__:')",
+        must="must name a module that every process can import, which '__main__' is not",
+    ),
+]
+"""A callable in a module."""
+
+Files = Annotated[
+    dict[str, str],
+    Field(max_length=64),
+    Check(
+        holds=lambda files: not _wrong_names(files),
+        cel=f"self.all(name, {cel_matches('name', _FILE_NAME)})",
+        must="must have plain file names such as flight_delays.py as its keys",
+        culprit=lambda files: _wrong_names(files)[0],
+        culprit_cel=f"self.filter(name, !{cel_matches('name', _FILE_NAME)})[0]",
+    ),
+]
+"""Names of files → their texts."""
 
 
 class Program(Model):
     """The user's code, found by import in every process of the job."""
 
-    entrypoint: Annotated[str, AfterValidator(_entrypoint)]
+    entrypoint: Entrypoint
     """`module:callable`. The callable is given a `Pipeline` and the args, and adds sources, operators and sinks to it."""
 
     args: dict[str, Any] = {}
@@ -41,7 +66,7 @@ class Program(Model):
     config_map: ObjectName = ""
     """Name of a ConfigMap of the job's namespace whose files are put on the import path. Not together with `inline`."""
 
-    inline: Annotated[dict[str, str], AfterValidator(_file_names)] = {}
+    inline: Files = {}
     """Files put on the import path: name → text, such as `{wordcount.py: "…"}`. Not together with `configMap`."""
 
     @property

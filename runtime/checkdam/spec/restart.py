@@ -84,7 +84,7 @@ class Restart(Model):
     max_delay: Duration | None = None
     """ExponentialDelay: the longest wait. Default `1m`."""
 
-    multiplier: Annotated[float, Field(ge=1.0)] | None = None
+    multiplier: Annotated[float, Field(ge=1.0, le=1000.0)] | None = None
     """ExponentialDelay: each wait is so many times the one before. Default `2.0`."""
 
     jitter: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
@@ -96,10 +96,10 @@ class Restart(Model):
     delay: Duration | None = None
     """FixedDelay, FailureRate: the wait after each failure. Default `1s`."""
 
-    attempts: Annotated[int, Field(ge=0)] | None = None
+    attempts: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     """FixedDelay: so many restarts in the life of the job. Default `1`."""
 
-    failures: Annotated[int, Field(ge=1)] | None = None
+    failures: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """FailureRate: so many failures within `interval` are survived. Default `1`."""
 
     interval: PositiveDuration | None = None

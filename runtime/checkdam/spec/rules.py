@@ -2,6 +2,7 @@
 
 The rules read the manifest as it was written, not the models: so they are checked even while other fields are wrong, and a user
 sees all problems at once. A rule whose fields have the wrong type says nothing; the models have said it already.
+The same rules for the API server, in CEL, are in `checkdam.spec.resource_rules`: change them together.
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from checkdam.core.durations import parse_duration_ms
-from checkdam.spec.fields import shown
+from checkdam.spec.checks import shown
 from checkdam.spec.restart import DEFAULT_INITIAL_DELAY, DEFAULT_MAX_DELAY, FIELDS_OF_STRATEGY, Restart
 from checkdam.spec.streamjob import StreamJobSpec
 
-_OPTION_OF_SCHEME: Final = {"s3": "s3", "hdfs": "hdfs", "file": "persistentVolumeClaim", "memory": "memory"}
-_BROKEN_BY_MEMORY: Final = ("ExactlyOnce", "AtMostOnce")
-_STRATEGY_FIELDS: Final = sorted({field for fields in FIELDS_OF_STRATEGY.values() for field in fields})
+OPTION_OF_SCHEME: Final = {"s3": "s3", "hdfs": "hdfs", "file": "persistentVolumeClaim", "memory": "memory"}
+BROKEN_BY_MEMORY: Final = ("ExactlyOnce", "AtMostOnce")
+STRATEGY_FIELDS: Final = sorted({field for fields in FIELDS_OF_STRATEGY.values() for field in fields})
+MEMORY_SENTENCE: Final = (
+    "`spec.checkpoint.storage.uri` must be storage that outlives the coordinator for the mode {} (got 'memory://'); "
+    "or accept that a lost coordinator starts the job afresh: `spec.checkpoint.storage.allowVolatile: true`, "
+    "or let no failure be survived: `spec.restart.strategy: Never`"
+)
 
 Rule = Callable[[Mapping[str, Any]], Iterator[str]]
 """spec as written → a sentence for each problem."""
@@ -61,7 +67,7 @@ def _options_match_scheme(spec: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(uri, str):
         return
     scheme, separator, _ = uri.partition("://")
-    for needed, option in _OPTION_OF_SCHEME.items():
+    for needed, option in OPTION_OF_SCHEME.items():
         if separator and scheme != needed and _at(spec, f"checkpoint.storage.{option}") is not None:
             yield (
                 f"`spec.checkpoint.storage.{option}` must be left out unless `spec.checkpoint.storage.uri` "
@@ -73,22 +79,18 @@ def _storage_keeps_the_promise(spec: Mapping[str, Any]) -> Iterator[str]:
     mode = _at(spec, "checkpoint.mode", "ExactlyOnce")
     if (
         _at(spec, "checkpoint.storage.uri") == "memory://"
-        and mode in _BROKEN_BY_MEMORY
+        and mode in BROKEN_BY_MEMORY
         and _at(spec, "checkpoint.storage.allowVolatile") is not True
         and _at(spec, "restart.strategy") != "Never"
     ):
-        yield (
-            f"`spec.checkpoint.storage.uri` must be storage that outlives the coordinator for the mode {shown(mode)} (got 'memory://'); "
-            "or accept that a lost coordinator starts the job afresh: `spec.checkpoint.storage.allowVolatile: true`, "
-            "or let no failure be survived: `spec.restart.strategy: Never`"
-        )
+        yield MEMORY_SENTENCE.format(shown(mode))
 
 
 def _settings_of_the_strategy(spec: Mapping[str, Any]) -> Iterator[str]:
     strategy = _at(spec, "restart.strategy", Restart.model_fields["strategy"].default)
     if not isinstance(strategy, str) or strategy not in FIELDS_OF_STRATEGY:
         return
-    for field in _STRATEGY_FIELDS:
+    for field in STRATEGY_FIELDS:
         if field not in FIELDS_OF_STRATEGY[strategy] and _at(spec, f"restart.{field}") is not None:
             owners = [shown(name) for name, fields in FIELDS_OF_STRATEGY.items() if field in fields]
             yield (

@@ -5,14 +5,12 @@ Creating one takes a savepoint; with a `uri` it stands for files that are there 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import AfterValidator, Field
-
-from checkdam.spec.checkpoint import storage_uri
+from checkdam.spec.checkpoint import OptionalStorageUri
 from checkdam.spec.fields import Model
-from checkdam.spec.metadata import SavepointMetadata, job_name
-from checkdam.spec.status import Condition, StatusModel
+from checkdam.spec.metadata import JobName, SavepointMetadata
+from checkdam.spec.status import Condition, Conditions, StatusModel
 
 SAVEPOINT_KIND: Final = "Savepoint"
 
@@ -20,17 +18,13 @@ SavepointState = Literal["Pending", "InProgress", "Completed", "Failed"]
 """Where a savepoint stands, in one word for people. Programs read the conditions."""
 
 
-def _optional_uri(text: str) -> str:
-    return text and storage_uri(text)
-
-
 class SavepointSpec(Model):
     """Which savepoint it is."""
 
-    job: Annotated[str, AfterValidator(job_name)]
+    job: JobName
     """Name of the StreamJob of the same namespace. It cannot be changed."""
 
-    uri: Annotated[str, AfterValidator(_optional_uri)] = ""
+    uri: OptionalStorageUri = ""
     """Where an existing savepoint is, which this resource is to stand for; none is taken then. Empty: take one. It cannot be changed."""
 
     on_delete: Literal["Keep", "Delete"] = "Keep"
@@ -41,7 +35,7 @@ class SavepointSpec(Model):
 class SavepointStatus(StatusModel):
     """What has become of a Savepoint."""
 
-    conditions: Annotated[list[Condition], Field(max_length=16)] = []
+    conditions: Conditions = []
     """`Ready`: it is completed and can be restored. `Stalled`: it failed and is not tried again."""
 
     state: SavepointState | None = None

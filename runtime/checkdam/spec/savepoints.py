@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
 from cronsim import CronSim, CronSimError
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from checkdam.core.durations import parse_duration_ms
-from checkdam.spec.fields import Model, OptionalDuration, shown
+from checkdam.spec.checks import Check, matching
+from checkdam.spec.fields import Model, OptionalDuration
 
 
 def _forward_ranges(names: str) -> str:
@@ -24,33 +24,42 @@ def _cron_field(number: str, names: str = "") -> str:
     return f"{term}(,{term})*"
 
 
-CRON_PATTERN: Final = "(?i)" + " +".join(
-    (
-        _cron_field("[0-5]?[0-9]"),
-        _cron_field("([01]?[0-9]|2[0-3])"),
-        _cron_field("(0?[1-9]|[12][0-9]|3[01])"),
-        _cron_field("(0?[1-9]|1[0-2])", "jan feb mar apr may jun jul aug sep oct nov dec"),
-        _cron_field("[0-7]", "sun mon tue wed thu fri sat"),
+CRON_PATTERN: Final = "(?i:{})".format(
+    " ".join(
+        (
+            _cron_field("[0-5]?[0-9]"),
+            _cron_field("([01]?[0-9]|2[0-3])"),
+            _cron_field("(0?[1-9]|[12][0-9]|3[01])"),
+            _cron_field("(0?[1-9]|1[0-2])", "jan feb mar apr may jun jul aug sep oct nov dec"),
+            _cron_field("[0-7]", "sun mon tue wed thu fri sat"),
+        )
     )
 )
 """What a schedule looks like: five fields of `*`, numbers, names, ranges, steps and lists."""
 
-_CRON: Final = re.compile(CRON_PATTERN, re.ASCII)
+_COMES: Final = "self.findAll('[0-9]+-[0-9]+').all(range, int(range.find('^[0-9]+')) <= int(range.find('[0-9]+$')))"
+"""No range goes backwards. Not all that `_comes` finds: the API server does not know that there is no 30 February."""
 
 
-def _schedule(text: str) -> str:
-    if not text:
-        return text
-    if not _CRON.fullmatch(text):
-        raise ValueError(
-            "must be five fields as in cron, minute, hour, day of month, month and day of week, such as '0 3 * * *' "
-            f"or '*/30 8-18 * * mon-fri' (got {shown(text)})"
-        )
+def _comes(text: str) -> bool:
     try:
-        next(CronSim(text, datetime(2000, 1, 1, tzinfo=UTC)))
+        return not text or bool(next(CronSim(text, datetime(2000, 1, 1, tzinfo=UTC))))
     except (CronSimError, StopIteration):
-        raise ValueError(f"must name a time that comes (got {shown(text)})") from None
-    return text
+        return False
+
+
+Schedule = Annotated[
+    str,
+    Field(max_length=128),
+    matching(
+        CRON_PATTERN,
+        "must be five fields as in cron, minute, hour, day of month, month and day of week, such as '0 3 * * *' "
+        "or '*/30 8-18 * * mon-fri'",
+        optional=True,
+    ),
+    Check(holds=_comes, cel=_COMES, must="must name times that come"),
+]
+"""A schedule of cron, or an empty text for none."""
 
 
 class Savepoints(Model):
@@ -59,7 +68,7 @@ class Savepoints(Model):
     interval: OptionalDuration = ""
     """From one to the next. Empty: none. Not together with `schedule`."""
 
-    schedule: Annotated[str, AfterValidator(_schedule)] = ""
+    schedule: Schedule = ""
     """When they are taken, in UTC, as five fields of cron: `0 3 * * *` is every night at three. Empty: none. Not together with `interval`."""
 
     retain: Annotated[int, Field(ge=1, le=1000)] = 7

@@ -69,6 +69,16 @@ class Condition(StatusModel):
     """The generation of the spec that this is about."""
 
 
+Conditions = Annotated[
+    list[Condition],
+    Field(
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    ),
+]
+"""At most one of each type."""
+
+
 class CheckpointStatus(StatusModel):
     """The last completed checkpoint."""
 
@@ -203,7 +213,7 @@ class Disposal(StatusModel):
 class StreamJobStatus(StatusModel):
     """What has become of a StreamJob."""
 
-    conditions: Annotated[list[Condition], Field(max_length=16)] = []
+    conditions: Conditions = []
     """`Ready`: it runs as the spec says. `Progressing`: something is under way. `Stalled`: it does not go on by itself; the message names the
     remedy. `CheckpointHealthy`: checkpoints succeed."""
 

@@ -6,13 +6,13 @@ The models check one field each; rules over several fields are in `checkdam.spec
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from checkdam.spec.checkpoint import Checkpointing
-from checkdam.spec.fields import Model, ObjectName, shown
+from checkdam.spec.checks import matching
+from checkdam.spec.fields import Model, ObjectName
 from checkdam.spec.metadata import Metadata
 from checkdam.spec.pods import CoordinatorPod, NetworkPolicy, Upgrade, WorkerPods
 from checkdam.spec.program import Program
@@ -26,17 +26,19 @@ KIND: Final = "StreamJob"
 FRESH: Final = "Fresh"
 """The value of `spec.restoreFrom` that starts over."""
 
-_JOB_ID_SEGMENT: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
+_JOB_ID_SEGMENT: Final = "[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 
-
-def _job_id(text: str) -> str:
-    segments = text.split("/")
-    if text and (len(segments) > 2 or not all(_JOB_ID_SEGMENT.fullmatch(segment) for segment in segments)):
-        raise ValueError(
-            "must be one or two names with '/' between them, each of at most 63 letters, digits, '-', '_' and '.', "
-            f"beginning and ending with a letter or digit (got {shown(text)})"
-        )
-    return text
+JobId = Annotated[
+    str,
+    Field(max_length=127),
+    matching(
+        f"{_JOB_ID_SEGMENT}(?:/{_JOB_ID_SEGMENT})?",
+        "must be one or two names with '/' between them, each of at most 63 letters, digits, '-', '_' and '.', "
+        "beginning and ending with a letter or digit",
+        optional=True,
+    ),
+]
+"""The identity of a job, or an empty text for the one that follows from namespace and name."""
 
 
 class StreamJobSpec(Model):
@@ -45,7 +47,7 @@ class StreamJobSpec(Model):
     image: str = ""
     """The image of coordinator and workers, with the user's code in it. Empty: the operator's runtime image. A local run ignores it."""
 
-    job_id: Annotated[str, AfterValidator(_job_id)] = ""
+    job_id: JobId = ""
     """The job's identity and its folder in storage; a job that is applied again under the same id goes on from its journal. Empty:
     `namespace/name`. It cannot be changed later."""
 
