@@ -160,6 +160,7 @@ class Decision:
         actions: To be done after it.
         events: To be told.
         again_ms: Look again at this time at the latest; `None` if only a change calls for it.
+        cause: Why a deployment is written ahead, in one CamelCase word, for metrics.
     """
 
     status: StreamJobStatus | None = None
@@ -168,3 +169,4 @@ class Decision:
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
     again_ms: int | None = None
+    cause: str = ""

@@ -85,7 +85,8 @@ def _ahead(situation: Situation, rollout: Rollout, following: Deployment) -> Dec
         from_stop = stopped.reference(situation.now_ms)
         changed = changed.model_copy(update={"last_savepoint": newest(status.last_savepoint, from_stop)})
     keep = (KeepManifest(rollout.manifest),) if rollout.manifest is not None else ()
-    return Decision(status=changed, ahead=True, before=keep, events=tell_rollout(situation, rollout))
+    cause = rollout.change or following.outcome or "Noted"
+    return Decision(status=changed, ahead=True, before=keep, events=tell_rollout(situation, rollout), cause=cause)
 
 
 def _noted(situation: Situation) -> Deployment | None:

@@ -79,37 +79,49 @@ def request_name(savepoint: SavepointSeen) -> str:
     return f"resource-{savepoint.uid}"
 
 
+def status_without_job(savepoint: SavepointSeen, now_ms: int) -> SavepointStatus:
+    """The status of a savepoint of a job that does not exist."""
+    status = savepoint.status
+    if savepoint.deleting or status.state in ("Completed", "Failed"):
+        return status
+    uri = savepoint.resource.spec.uri
+    if uri:
+        return _status(now_ms, savepoint, "Completed", "Adopted", uri=uri, time=iso(now_ms))
+    message = (
+        f"there is no StreamJob {savepoint.resource.spec.job} in this namespace; create it, or delete this Savepoint"
+    )
+    return _status(now_ms, savepoint, "Pending", "JobNotFound", message=message, request=status.request)
+
+
 def _next_status(situation: Situation, savepoint: SavepointSeen) -> tuple[SavepointStatus, RequestSavepoint | None]:
     """The status of a savepoint as it is to be, and what to ask the coordinator for."""
-    status = savepoint.status
+    status, now_ms = savepoint.status, situation.now_ms
     if savepoint.deleting or status.state in ("Completed", "Failed"):
         return status, None
     uri = savepoint.resource.spec.uri
     if uri:
-        return _status(situation, savepoint, "Completed", "Adopted", uri=uri, time=iso(situation.now_ms)), None
+        return _status(now_ms, savepoint, "Completed", "Adopted", uri=uri, time=iso(now_ms)), None
     request = request_name(savepoint)
     account = situation.coordinator.savepoints.get(request)
     if account is not None and account.status == "COMPLETED":
-        return _completed(situation, savepoint, account), None
+        return _completed(now_ms, savepoint, account), None
     if account is not None and account.status == "FAILED":
-        return _status(
-            situation, savepoint, "Failed", "SavepointFailed", message=account.failure, request=request
-        ), None
+        return _status(now_ms, savepoint, "Failed", "SavepointFailed", message=account.failure, request=request), None
     if account is not None:
-        return _status(situation, savepoint, "InProgress", "InProgress", message="being taken", request=request), None
+        return _status(now_ms, savepoint, "InProgress", "InProgress", message="being taken", request=request), None
     report = situation.report
     if report is None or report.state != "RUNNING":
         message = f"waits for the StreamJob {savepoint.resource.spec.job} to run"
-        return _status(situation, savepoint, "Pending", "JobNotRunning", message=message, request=status.request), None
+        return _status(now_ms, savepoint, "Pending", "JobNotRunning", message=message, request=status.request), None
     return (
-        _status(situation, savepoint, "InProgress", "InProgress", message="being taken", request=request),
+        _status(now_ms, savepoint, "InProgress", "InProgress", message="being taken", request=request),
         RequestSavepoint(request),
     )
 
 
-def _completed(situation: Situation, savepoint: SavepointSeen, account: SavepointReport) -> SavepointStatus:
+def _completed(now_ms: int, savepoint: SavepointSeen, account: SavepointReport) -> SavepointStatus:
     return _status(
-        situation,
+        now_ms,
         savepoint,
         "Completed",
         "Completed",
@@ -123,7 +135,7 @@ def _completed(situation: Situation, savepoint: SavepointSeen, account: Savepoin
 
 
 def _status(
-    situation: Situation,
+    now_ms: int,
     savepoint: SavepointSeen,
     state: SavepointState,
     reason: str,
@@ -133,8 +145,8 @@ def _status(
     done, failed = state == "Completed", state == "Failed"
     conditions: list[Condition] = list(savepoint.status.conditions)
     generation = savepoint.generation
-    set_condition(conditions, READY, "True" if done else "False", reason, message, generation, situation.now_ms)
-    set_condition(conditions, STALLED, "True" if failed else "False", reason, message, generation, situation.now_ms)
+    set_condition(conditions, READY, "True" if done else "False", reason, message, generation, now_ms)
+    set_condition(conditions, STALLED, "True" if failed else "False", reason, message, generation, now_ms)
     made = SavepointStatus(state=state, conditions=conditions, observed_generation=generation, message=message)
     return made.model_copy(update=fields)
 

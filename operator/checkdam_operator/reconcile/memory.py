@@ -1,0 +1,48 @@
+"""What an operator remembers of a job between two looks. All of it saves requests or waits, and none of it is missed after a restart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from checkdam.spec import StreamJob
+from checkdam_operator.observed import Trouble
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the pods of a revision read, as stored in its ConfigMap.
+
+    Attributes:
+        job: The StreamJob.
+        image: What its pods run.
+    """
+
+    job: StreamJob
+    image: str
+
+
+@dataclass
+class JobMemory:
+    """What is remembered of one job, by its uid.
+
+    Attributes:
+        key: Namespace and name.
+        token: Opens the coordinator's API; empty before it was read. Never shown.
+        coordinator_ip: Address of the Service; empty before it is known.
+        applied: Object that was applied → hash of what it was applied as, and when.
+        manifests: Name of a ConfigMap → what is in it.
+        trouble: What the API server refused last.
+        pod_trouble: What it tells of pods that do not start.
+        pod_trouble_asked_ms: When it was asked for that.
+        status_written_ms: When the status was last written.
+    """
+
+    key: tuple[str, str]
+    token: str = field(default="", repr=False)
+    coordinator_ip: str = ""
+    applied: dict[str, tuple[str, int]] = field(default_factory=dict)
+    manifests: dict[str, Manifest] = field(default_factory=dict)
+    trouble: Trouble | None = None
+    pod_trouble: Trouble | None = None
+    pod_trouble_asked_ms: int = 0
+    status_written_ms: int = 0

@@ -1,0 +1,268 @@
+"""One look at a job: see, decide, do.
+
+The order is what makes it safe to die anywhere. A deployment is written into the status on the very version of the resource that it was decided on, after its manifest is
+stored and before anything of it is done; then the job is looked at again. Everything else is done after the status was written, one action after
+the other, and an action that fails ends the look: the next one finds out anew what is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from checkdam.core.errors import ManifestError
+from checkdam_operator.cache import ObjectCache
+from checkdam_operator.coordinators.client import Address
+from checkdam_operator.coordinators.watch import Coordinators
+from checkdam_operator.decide import Decision, Event, decide
+from checkdam_operator.decide.savepoints import status_without_job
+from checkdam_operator.kube.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
+from checkdam_operator.kube.kinds import POD, STREAM_JOB
+from checkdam_operator.kube.protocol import Cluster
+from checkdam_operator.metrics import DEPLOYMENTS, JobSample, OperatorMetrics
+from checkdam_operator.observed import Job, Pod, Situation, Trouble, pod_of
+from checkdam_operator.reconcile.doing import Hands
+from checkdam_operator.reconcile.memory import JobMemory
+from checkdam_operator.reconcile.seeing import PODS_OF_JOB, Eyes
+from checkdam_operator.reconcile.stuck import PATIENCE_MS, look_into_pods, may_be_stuck
+from checkdam_operator.resources.config import HTTP_PORT
+from checkdam_operator.times import time_ms
+
+_log = logging.getLogger(__name__)
+
+MOST_STEPS: Final = 8
+"""So many deployments may be written ahead in one look; each follows from the one before, and more than two in a row would be a mistake."""
+
+Key = tuple[str, str]
+"""Namespace and name of a StreamJob."""
+
+
+@dataclass(frozen=True)
+class Again:
+    """When to look again though nothing happens.
+
+    Attributes:
+        after_s: In so many seconds; `None` if only a change calls for it.
+        failed: Whether something could not be done, so that the queue's backoff applies.
+    """
+
+    after_s: float | None = None
+    failed: bool = False
+
+
+class Reconciler:
+    """Looks at jobs; one at a time for each key, which its caller sees to.
+
+    Args:
+        cluster: The API server.
+        cache: What it is known to hold.
+        coordinators: What is known of coordinators.
+        eyes: Sees situations.
+        hands: Carry out actions.
+        look_at: Has a job looked at soon.
+        tell: Writes an Event about a job; must not wait.
+        metrics: Shows what is known of jobs.
+        now_ms: The wall clock.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: ObjectCache,
+        coordinators: Coordinators,
+        eyes: Eyes,
+        hands: Hands,
+        look_at: Callable[[Key], None],
+        tell: Callable[[Job, Event], None],
+        metrics: OperatorMetrics,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._coordinators = coordinators
+        self._eyes = eyes
+        self._hands = hands
+        self._look_at = look_at
+        self._tell = tell
+        self._metrics = metrics
+        self._now_ms = now_ms
+        self._memories: dict[str, JobMemory] = {}
+
+    async def reconcile(self, key: Key) -> Again:
+        """Look at a job once, and do what is to be done.
+
+        Raises:
+            UnavailableError: The API server does not answer; to be tried again.
+        """
+        for _ in range(MOST_STEPS):
+            job = self._eyes.job(*key)
+            self._forget_predecessors(key, job)
+            if job is None:
+                await self._without_job(key)
+                return Again()
+            memory = self._memories.setdefault(job.uid, JobMemory(key))
+            situation = await self._look(job, memory)
+            decision = decide(situation)
+            try:
+                if not await self._write(situation, decision, memory):
+                    continue
+            except ConflictError:
+                await self._read_again(job)
+                continue
+            return await self._act(situation, decision, memory)
+        return Again(failed=True)
+
+    def forget_all(self) -> None:
+        """Forget everything and follow no coordinator, as one who does not lead any more."""
+        for uid in list(self._memories):
+            self._coordinators.forget(uid)
+        self._memories.clear()
+
+    async def _look(self, job: Job, memory: JobMemory) -> Situation:
+        now_ms = self._now_ms()
+        pods = self._eyes.pods(job.uid)
+        if not job.deleting:
+            await self._follow_coordinator(job, pods, memory)
+            await look_into_pods(self._cluster, job.namespace, pods, memory, now_ms)
+        return await self._eyes.situation(job, memory, now_ms)
+
+    async def _follow_coordinator(self, job: Job, pods: tuple[Pod, ...], memory: JobMemory) -> None:
+        """Follow the newest coordinator of the deployment that has an address."""
+        deployment = job.status.deployment
+        candidates = [
+            pod
+            for pod in pods
+            if deployment is not None
+            and pod.slot.role == "coordinator"
+            and pod.revision == deployment.revision
+            and pod.ip
+            and not pod.deleting
+        ]
+        if not candidates or (deployment is not None and deployment.suspended):
+            self._coordinators.forget(job.uid)
+            return
+        newest = max(candidates, key=lambda pod: (pod.created_ms, pod.name))
+        token = await self._hands.token(job, memory)
+        key = memory.key
+        self._coordinators.watch(job.uid, newest.uid, Address(newest.ip, HTTP_PORT, token), lambda: self._look_at(key))
+
+    async def _write(self, situation: Situation, decision: Decision, memory: JobMemory) -> bool:
+        """Write the status; whether the rest of the decision may be carried out."""
+        job = situation.job
+        for action in decision.before:
+            await self._hands.perform(action, situation, memory)
+        if decision.status is not None:
+            await self._hands.write_status(job, decision.status)
+            memory.status_written_ms = situation.now_ms
+        for event in decision.events:
+            self._tell(job, event)
+        if decision.ahead and decision.status is not None and decision.status.deployment is not None:
+            _log.info("job %s/%s: revision %d", job.namespace, job.name, decision.status.deployment.revision)
+            self._metrics.count(DEPLOYMENTS, decision.cause)
+        status = decision.status or job.status
+        self._metrics.show_job(job.namespace, job.name, _sample(replace(job, status=status)))
+        return not decision.ahead
+
+    async def _act(self, situation: Situation, decision: Decision, memory: JobMemory) -> Again:
+        trouble: Trouble | None = None
+        for action in decision.actions:
+            try:
+                await self._hands.perform(action, situation, memory)
+            except ForbiddenError as error:
+                if error.namespace_terminating:
+                    return Again()  # nothing can be made in it any more, and all that there is goes
+                trouble = _refused(error)
+            except InvalidError as error:
+                trouble = Trouble(
+                    "Refused", f"the API server refused an object of the job: {error.message}; correct the spec"
+                )
+            except ManifestError as error:
+                trouble = Trouble("InvalidSpec", f"{'; '.join(error.problems)}; correct the spec")
+            if trouble is not None:
+                break
+        if (memory.trouble is None) != (trouble is None) or (
+            trouble and memory.trouble and trouble.message != memory.trouble.message
+        ):
+            self._look_at(memory.key)  # to tell people
+        memory.trouble = trouble
+        return Again(self._after_s(situation, decision), failed=trouble is not None)
+
+    def _after_s(self, situation: Situation, decision: Decision) -> float | None:
+        times = [decision.again_ms] if decision.again_ms is not None else []
+        times += [pod.created_ms + PATIENCE_MS for pod in may_be_stuck(situation.pods)][:1]
+        if not times:
+            return None
+        return max(min(times) - situation.now_ms, 50) / 1000
+
+    async def _read_again(self, job: Job) -> None:
+        """The cache is behind: read the job from where it is."""
+        try:
+            self._cache.put(STREAM_JOB, await self._cluster.get(STREAM_JOB, job.namespace, job.name))
+        except NotFoundError:
+            body = self._cache.get(STREAM_JOB, job.namespace, job.name)
+            if body is not None:
+                self._cache.remove(STREAM_JOB, body)
+
+    # Jobs that are gone
+
+    def _forget_predecessors(self, key: Key, job: Job | None) -> None:
+        """Forget jobs of the same name that were there before."""
+        uid = job.uid if job is not None else None
+        for old in [known for known, memory in self._memories.items() if memory.key == key and known != uid]:
+            del self._memories[old]
+            self._coordinators.forget(old)
+
+    async def _without_job(self, key: Key) -> None:
+        """There is no such job: its Savepoints wait, and pods that a deletion has orphaned are deleted."""
+        namespace, name = key
+        self._metrics.forget_job(namespace, name)
+        for savepoint in self._eyes.savepoints(namespace, name):
+            status = status_without_job(savepoint, self._now_ms())
+            if status != savepoint.status:
+                dumped = status.model_dump(mode="json", by_alias=True)
+                await self._hands.write_savepoint_status(namespace, savepoint.name, dumped)
+        orphans = [
+            pod for body in self._cache.find(PODS_OF_JOB, key) if (pod := pod_of(body)) is not None and not pod.deleting
+        ]
+        if not orphans:
+            return
+        try:
+            await self._cluster.get(STREAM_JOB, namespace, name)
+        except NotFoundError:
+            for pod in orphans:
+                _log.info("pod %s belongs to a StreamJob that is gone", pod.name)
+                await self._cluster.delete(POD, namespace, pod.name, uid=pod.uid)
+
+
+def _refused(error: ForbiddenError) -> Trouble:
+    if error.quota:
+        return Trouble(
+            "QuotaExceeded",
+            f"the namespace's quota does not allow another object: {error.message}; raise the quota, or ask for less",
+        )
+    return Trouble(
+        "Forbidden",
+        f"the API server does not allow what the job needs: {error.message}; correct the spec, or the operator's permissions",
+    )
+
+
+def _sample(job: Job) -> JobSample:
+    status = job.status
+
+    def holds(kind: str) -> bool:
+        condition = status.condition(kind)
+        return condition is not None and condition.status == "True"
+
+    last = status.last_checkpoint
+    return JobSample(
+        state=status.state or "",
+        ready=holds("Ready"),
+        stalled=holds("Stalled"),
+        checkpoint_healthy=holds("CheckpointHealthy"),
+        workers=status.workers.desired,
+        workers_ready=status.workers.ready,
+        restarts=status.restarts,
+        last_checkpoint_ms=time_ms(last.time) if last is not None else None,
+    )
