@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from checkdam.spec import API_VERSION, KIND, StreamJob, parse_manifest
 from checkdam_operator.resources import names
@@ -160,17 +160,15 @@ def disruption_budget(job: StreamJob) -> dict[str, Any]:
 def network_policy(job: StreamJob, peers: NetworkPeers) -> dict[str, Any]:
     """The NetworkPolicy of the job's pods, for a job where `spec.networkPolicy.enabled` is true."""
     wanted = job.spec.network_policy
-    siblings = {"podSelector": {"matchLabels": names.selector_labels(job.metadata.uid)}}
-    inside = _ports("TCP", CONTROL_PORT, DATA_PORT)
     spec: dict[str, Any] = {
         "podSelector": {"matchLabels": names.selector_labels(job.metadata.uid)},
         "policyTypes": ["Ingress"],
-        "ingress": [{"from": [siblings], "ports": inside}, _http_rule(peers), *deepcopy(wanted.ingress)],
+        "ingress": [_sibling_rule(job, "from"), _http_rule(peers), *deepcopy(wanted.ingress)],
     }
     if wanted.egress:
         spec["policyTypes"].append("Egress")
         spec["egress"] = [
-            {"to": [siblings], "ports": inside},
+            _sibling_rule(job, "to"),
             {"ports": [*_ports("UDP", _DNS_PORT), *_ports("TCP", _DNS_PORT)]},
             *deepcopy(wanted.egress),
         ]
@@ -180,6 +178,11 @@ def network_policy(job: StreamJob, peers: NetworkPeers) -> dict[str, Any]:
         "metadata": _metadata(job, names.network_policy_name(job.metadata.name)),
         "spec": spec,
     }
+
+
+def _sibling_rule(job: StreamJob, direction: Literal["from", "to"]) -> dict[str, Any]:
+    siblings = {"podSelector": {"matchLabels": names.selector_labels(job.metadata.uid)}}
+    return {direction: [siblings], "ports": _ports("TCP", CONTROL_PORT, DATA_PORT)}
 
 
 def _http_rule(peers: NetworkPeers) -> dict[str, Any]:

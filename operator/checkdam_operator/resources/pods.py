@@ -18,7 +18,7 @@ from checkdam.spec.status import Deployment, StartWish
 from checkdam_operator.resources import names
 from checkdam_operator.resources.config import CONTROL_PORT, DATA_PORT, HTTP_PORT
 from checkdam_operator.resources.hashes import canonical_json
-from checkdam_operator.resources.templates import Reserved, merge_mapping, merge_template, taken_names
+from checkdam_operator.resources.templates import Reserved, as_mapping, merge_field, merge_template, taken_names
 from checkdam_operator.resources.volumes import Mount, mounts, storage_problems, volume_problems
 
 USER_ID: Final = 65532
@@ -187,7 +187,7 @@ class _Body:
         )
         problems += merge_template(pod, template, reserved, ("spec", role, "podTemplate"))
         problems += [] if problems else _fill_in(pod, self.job, role)
-        problems += [] if problems else volume_problems(self.job, role, _own_container(pod))
+        problems += [] if problems else volume_problems(self.job, role, own_container(pod))
         if problems:
             raise ManifestError(problems)
         return {"apiVersion": "v1", "kind": "Pod", **pod}
@@ -196,10 +196,11 @@ class _Body:
         """Merge the fields of `spec.worker` and `spec.coordinator` that are short for something in the template."""
         worker, location = self.job.spec.worker, ("spec", self.role)
         if self.role == names.COORDINATOR:
-            return merge_mapping(container, {"resources": self.job.spec.coordinator.resources}, location)
+            return merge_field(container, "resources", self.job.spec.coordinator.resources, location)
         env = [variable.model_dump(mode="json", by_alias=True, exclude_defaults=True) for variable in worker.env]
-        given = {"env": env, "resources": worker.resources}
-        return [*merge_mapping(container, given, location), *taken_names(given, "env", ENVIRONMENT, location)]
+        problems = merge_field(container, "resources", worker.resources, location)
+        problems += merge_field(container, "env", env, location)
+        return [*problems, *taken_names({"env": env}, "env", ENVIRONMENT, location)]
 
     def _metadata(self) -> dict[str, Any]:
         job, role, index, revision = self.job.metadata, self.role, self.index, self.deployment.revision
@@ -257,7 +258,7 @@ class _Body:
             "command": ["python", "-m", "checkdam.pod", self.role],
             "env": [*_identity(self.job), *env],
             "volumeMounts": [mount.volume_mount for mount in made],
-            "resources": {},
+            "resources": {"requests": {}, "limits": {}},
             "securityContext": {"readOnlyRootFilesystem": True},
             "terminationMessagePath": "/dev/termination-log",
             "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -287,21 +288,25 @@ def _identity(job: StreamJob) -> list[dict[str, Any]]:
 def _fill_in(pod: dict[str, Any], job: StreamJob, role: str) -> list[str]:
     """Complete what the user left out. Returns: what is wrong with what was given, one sentence each."""
     problems: list[str] = []
-    spec = pod["spec"]
     for kind in ("initContainers", "containers"):
-        for position, container in enumerate(spec.get(kind, ())):
-            safe = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-            location = ("spec", role, "podTemplate", "spec", kind, position, "securityContext")
-            problems += merge_mapping(safe, container.get("securityContext") or {}, location)
-            container["securityContext"] = safe
-    resources = _own_container(pod)["resources"]
-    given = {name for owner in (resources, spec.get("resources") or {}) for part in owner.values() for name in part}
-    requests = {"cpu": CPU_REQUEST, "memory": f"{math.ceil(_memory_bytes(job, role) / _MEBIBYTE)}Mi"}
-    # A limit alone is a request as well, and may be lower than ours.
-    missing = {name: amount for name, amount in requests.items() if name not in given}
-    if missing:
-        resources["requests"] = missing | (resources.get("requests") or {})
+        for position, container in enumerate(pod["spec"].get(kind, ())):
+            given = container.pop("securityContext", {})
+            container["securityContext"] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+            location = ("spec", role, "podTemplate", "spec", kind, position)
+            problems += merge_field(container, "securityContext", given, location)
+    _request_resources(pod, job, role)
     return problems
+
+
+def _request_resources(pod: dict[str, Any], job: StreamJob, role: str) -> None:
+    container = own_container(pod)
+    resources = {name: value for name, value in (container.get("resources") or {}).items() if value}
+    # A limit alone is a request as well, and may be lower than ours; so may one of the whole pod.
+    owners = (resources, as_mapping(pod["spec"].get("resources")))
+    given = {name for owner in owners for part in owner.values() for name in as_mapping(part)}
+    wanted = {"cpu": CPU_REQUEST, "memory": f"{math.ceil(_memory_bytes(job, role) / _MEBIBYTE)}Mi"}
+    missing = {name: amount for name, amount in wanted.items() if name not in given}
+    container["resources"] = resources | ({"requests": missing | resources.get("requests", {})} if missing else {})
 
 
 def _memory_bytes(job: StreamJob, role: str) -> int:
@@ -313,7 +318,8 @@ def _memory_bytes(job: StreamJob, role: str) -> int:
     return BASE_MEMORY_BYTES + (spec.state_backend.rocksdb.memory_bytes if spec.state_backend.type == "rocksdb" else 0)
 
 
-def _own_container(pod: dict[str, Any]) -> dict[str, Any]:
+def own_container(pod: dict[str, Any]) -> dict[str, Any]:
+    """The container of a pod in which Checkdam runs."""
     found: dict[str, Any] = next(found for found in pod["spec"]["containers"] if found["name"] == names.CONTAINER)
     return found
 

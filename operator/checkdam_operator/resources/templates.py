@@ -13,7 +13,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final
 
-from checkdam.spec.fields import shown
+from checkdam.spec.checks import shown
 from checkdam.spec.problems import field_path
 from checkdam_operator.resources.names import CONTAINER
 
@@ -43,6 +43,9 @@ _OWN_CONTAINER_FIELDS: Final = {
     "args": "Checkdam's own command runs there",
     "image": "`spec.image` says it",
 }
+
+_KEPT: Final = frozenset({"metadata", "spec", "labels", "annotations", *_OWN_CONTAINER_FIELDS})
+"""What null does not take out: a pod needs it."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,20 @@ def merge_template(
     return [*merge.problems, *_refusals(template, reserved, location)]
 
 
-def merge_mapping(ours: dict[str, Any], given: Mapping[str, Any], location: Location) -> list[str]:
-    """The same for a mapping within a pod. Returns: what is wrong with `given`, one sentence each."""
+def merge_field(owner: dict[str, Any], name: str, given: Any, location: Location) -> list[str]:
+    """The same for one field of a mapping within a pod.
+
+    Args:
+        owner: What has the field, changed in place.
+        name: The field's name.
+        given: Its value, as the user wrote it.
+        location: Of `owner` in the manifest.
+
+    Returns:
+        What is wrong with `given`, one sentence each.
+    """
     merge = _Merge([])
-    merge.into(ours, given, location)
+    merge.into(owner, {name: given}, location)
     return merge.problems
 
 
@@ -100,7 +113,8 @@ class _Merge:
                 if value is not None:
                     ours[name] = self._keyed(name, mine or [], value, here)
             elif value is None:
-                ours.pop(name, None)
+                if name not in _KEPT:
+                    ours.pop(name, None)
             elif isinstance(mine, dict):
                 if self._is(value, Mapping, "a mapping", here):
                     self.into(mine, value, here)
@@ -154,7 +168,7 @@ def _refusals(template: Mapping[str, Any], reserved: Reserved, location: Locatio
     for name in template:
         if name not in ("metadata", "spec"):
             yield f"`{field_path((*location, name))}` must be left out: a podTemplate has `metadata` and `spec`"
-    metadata, spec = _mapping(template.get("metadata")), _mapping(template.get("spec"))
+    metadata, spec = as_mapping(template.get("metadata")), as_mapping(template.get("spec"))
     yield from _metadata_refusals(metadata, reserved, (*location, "metadata"))
     inside = (*location, "spec")
     if spec.get("restartPolicy") not in (None, "Always"):
@@ -170,7 +184,7 @@ def _metadata_refusals(metadata: Mapping[str, Any], reserved: Reserved, location
         if name not in ("labels", "annotations") and metadata[name] is not None:
             yield f"`{field_path((*location, name))}` must be left out: the operator gives it to the pod"
     for field, taken in (("labels", reserved.labels), ("annotations", reserved.annotations)):
-        for key, value in _mapping(metadata.get(field)).items():
+        for key, value in as_mapping(metadata.get(field)).items():
             here = field_path((*location, field, key))
             if key in taken:
                 yield f"`{here}` must be left out: the operator finds the pod by it"
@@ -212,10 +226,10 @@ def taken_names(
             yield f"`{here}` must be another one: Checkdam needs this one itself (got {shown(value)})"
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    # What has the wrong shape was told by the merge already.
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """`value` if it is a mapping, or else an empty one, for what has been or will be refused for its shape."""
     return value if isinstance(value, Mapping) else {}
 
 
 def _mappings(value: Any) -> list[Mapping[str, Any]]:
-    return [_mapping(item) for item in value] if isinstance(value, list) else []
+    return [as_mapping(item) for item in value] if isinstance(value, list) else []

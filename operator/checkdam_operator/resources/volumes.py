@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from checkdam.spec import StreamJob
-from checkdam.spec.fields import shown
+from checkdam.spec.checks import shown
 from checkdam_operator.resources import names
 from checkdam_operator.resources.config import MANIFEST_KEY, METRICS_TOKEN_KEY, SECRET_KEY, TOKEN_KEY
 
