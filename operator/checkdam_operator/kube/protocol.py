@@ -16,6 +16,9 @@ FIELD_MANAGER: Final = "checkdam-operator"
 Object = dict[str, Any]
 """One object of the API server, as its JSON says."""
 
+Objects = list[Object]
+"""Several of them. (Inside the classes below, `list` is the verb.)"""
+
 
 class Cluster(Protocol):
     """A Kubernetes cluster.
@@ -33,7 +36,7 @@ class Cluster(Protocol):
 
     async def list(
         self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = ""
-    ) -> tuple[list[Object], str]:
+    ) -> tuple[Objects, str]:
         """All objects of a kind as of one moment, and the resourceVersion of that moment.
 
         Args:
