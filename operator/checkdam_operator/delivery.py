@@ -6,33 +6,14 @@ Changes come from the watch, from lists and from the answers to our own writes. 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
 
-from checkdam_operator.cache import Index, Key, ObjectCache, key_of, version_of
+from checkdam_operator.cache import Key, ObjectCache, key_of, version_of
 from checkdam_operator.freshness import Freshness
-from checkdam_operator.kube.kinds import POD, SAVEPOINT, STREAM_JOB, Kind
+from checkdam_operator.indexes import JOBS_BY_SAVEPOINT, WATCHED, job_of
+from checkdam_operator.kube.kinds import SAVEPOINT, Kind
 from checkdam_operator.kube.protocol import Object
 from checkdam_operator.metrics import CACHE_OBJECTS, RESYNC_FOUND, WATCH_EVENTS, OperatorMetrics
 from checkdam_operator.queue import WorkQueue
-from checkdam_operator.resources.names import JOB_LABEL, JOB_UID_LABEL
-
-WATCHED: Final[dict[Kind, str]] = {STREAM_JOB: "", SAVEPOINT: "", POD: JOB_LABEL}
-"""What is watched, and by which label selector."""
-
-PODS_BY_JOB_UID: Final = Index(POD, "job uid", lambda pod: _labels(pod).get(JOB_UID_LABEL))
-SAVEPOINTS_BY_JOB: Final = Index(SAVEPOINT, "job", lambda savepoint: job_of(SAVEPOINT, savepoint))
-
-INDEXES: Final = (PODS_BY_JOB_UID, SAVEPOINTS_BY_JOB)
-"""All that the operator looks objects up by."""
-
-
-def job_of(kind: Kind, body: Object) -> Key | None:
-    """Namespace and name of the job that an object belongs to, if it says so."""
-    namespace, name = key_of(body)
-    if kind == STREAM_JOB:
-        return namespace, name
-    job = (body.get("spec") or {}).get("job") if kind == SAVEPOINT else _labels(body).get(JOB_LABEL)
-    return (namespace, str(job)) if job else None
 
 
 class Delivery:
@@ -88,11 +69,10 @@ class Delivery:
         job = job_of(kind, body)
         if job is not None:
             self._queue.add(job)
+        if kind == SAVEPOINT:
+            for restoring in self._cache.find(JOBS_BY_SAVEPOINT, key_of(body)):
+                self._queue.add(key_of(restoring))
 
     def _show(self) -> None:
         for kind in WATCHED:
             self._metrics.set(CACHE_OBJECTS, self._cache.count(kind), kind.plural)
-
-
-def _labels(body: Object) -> dict[str, str]:
-    return body["metadata"].get("labels") or {}

@@ -47,6 +47,14 @@ def _namespaces(value: object) -> object:
     return value
 
 
+def _labels(value: object) -> object:
+    for pair in value if isinstance(value, tuple | list) else ():
+        name, equals, label = str(pair).partition("=")
+        if not name or not equals or not label:
+            raise ValueError(f"must be labels such as app=checkdam, separated by commas (got {shown(pair)})")
+    return value
+
+
 Duration = Annotated[str, BeforeValidator(_duration)]
 Names = tuple[str, ...]
 
@@ -71,6 +79,13 @@ class Settings(BaseModel):
     unreachable_toleration: Duration = "10s"
     """How long a job pod stays on a node that does not answer before Kubernetes ends it. Kubernetes' own default of 5 minutes is longer than a stream
     should stand still; much shorter than 10 s, a short break of a node's connection would move all its pods."""
+
+    pod_labels: Annotated[Names, BeforeValidator(_labels)] = ()
+    """Labels of the operator's own pods, as `name=value`, separated by commas: network policies of jobs let these pods reach coordinators. Without them, whoever
+    has a job's token may. The chart sets them."""
+
+    metrics_namespaces: Annotated[Names, BeforeValidator(_namespaces)] = ()
+    """Namespaces whose pods read metrics, separated by commas: network policies of jobs let them reach coordinators."""
 
     identity: str = ""
     """Name of this replica, as Lease, Events and logs show it; empty for the host name, which in a pod is the pod's. A random suffix keeps processes apart."""
@@ -169,12 +184,18 @@ class Settings(BaseModel):
         Args:
             own: File that tells a pod its namespace.
         """
-        if self.lease_namespace:
-            return self.lease_namespace
+        return self.lease_namespace or self.own_namespace(own) or "default"
+
+    def own_namespace(self, own: Path = _OWN_NAMESPACE) -> str:
+        """The namespace that the operator's pod is in; empty outside of a cluster.
+
+        Args:
+            own: File that tells a pod its namespace.
+        """
         try:
-            return own.read_text().strip() or "default"
+            return own.read_text().strip()
         except FileNotFoundError:
-            return "default"
+            return ""
 
 
 def variables() -> list[str]:

@@ -20,7 +20,8 @@ from checkdam_operator.decide.savepoints import SavepointPlan, plan_savepoints
 from checkdam_operator.decide.standing import newest, stand, write_status
 from checkdam_operator.decide.telling import tell, tell_pods, tell_rollout
 from checkdam_operator.decide.troubles import find_trouble
-from checkdam_operator.observed import JobReport, Pod, Situation
+from checkdam_operator.observed import JobReport, Pod, Situation, Trouble
+from checkdam_operator.resources.config import config_map
 from checkdam_operator.resources.names import pod_hash
 
 CHECKPOINT_NEWS_MS: Final = 30_000
@@ -40,7 +41,9 @@ def decide(situation: Situation) -> Decision:
     pods = _plan_pods(situation, deployment)
     savepoints = plan_savepoints(situation)
     checkpoint, checkpoint_ms = plan_checkpoint(situation) if not rollout.change else (None, None)
+    kept, lost = _lost_manifest(situation, deployment)
     trouble, trouble_ms = find_trouble(situation, _candidates(situation, deployment, pods))
+    trouble = lost or trouble
     standing = stand(situation, rollout, trouble)
     working = deployment if _works(situation.report, deployment) else job.status.last_working
     status = write_status(
@@ -54,6 +57,7 @@ def decide(situation: Situation) -> Decision:
     )
     written, news_ms = _worth_writing(situation, status)
     actions: tuple[Action, ...] = (
+        *kept,
         *_services(situation, deployment, pods),
         *pods.actions,
         *_stop_actions(rollout),
@@ -95,6 +99,24 @@ def _noted(situation: Situation) -> Deployment | None:
     if deployment is not None and deployment.epoch == 0 and report is not None and report.epoch > 0:
         return deployment.model_copy(update={"epoch": report.epoch})
     return deployment
+
+
+def _lost_manifest(
+    situation: Situation, deployment: Deployment | None
+) -> tuple[tuple[KeepManifest, ...], Trouble | None]:
+    """What to do where the ConfigMap of the deployment is gone: it is made again from the spec, if that has not changed since."""
+    spec = situation.job.spec
+    if deployment is None or not deployment.config_map or deployment.outcome or situation.deployed is not None:
+        return (), None
+    if spec is not None:
+        body = config_map(spec, deployment.revision, spec.spec.image or situation.default_image)
+        if body["metadata"]["name"] == deployment.config_map:
+            return (KeepManifest(body),), None
+    return (), Trouble(
+        "ManifestLost",
+        f"the ConfigMap {deployment.config_map}, which the job's pods read, is gone, and the spec has changed since it was made; "
+        "the pods that run go on, but none can be replaced; change `spec.restartNonce` to deploy the spec as it is now",
+    )
 
 
 def _plan_pods(situation: Situation, deployment: Deployment | None) -> PodPlan:

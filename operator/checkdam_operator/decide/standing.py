@@ -117,7 +117,8 @@ def _running(situation: Situation, deployment: Deployment, trouble: Trouble | No
         message = f"revision {deployment.revision} runs with {deployment.parallelism} workers"
         if rejection is not None:
             return Standing("Running", False, rejection.reason, rejection.message, trouble=rejection)
-        return Standing("Running", True, "Running", message)
+        # What is in the way of something else does not make a job that runs less ready.
+        return Standing("Running", True, "Running", message, trouble=trouble)
     state: State = "Restarting" if _has_run(situation, deployment) else "Starting"
     if trouble is None and report is not None and report.state == "FAILED":
         trouble = Trouble("CannotStart", f"{report.message}; it is tried again")

@@ -6,6 +6,7 @@ import base64
 import logging
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from checkdam.spec import API_VERSION, SAVEPOINT_KIND, StreamJob
@@ -220,7 +221,7 @@ class Hands:
         manifest = memory.manifests.get(deployment.config_map) if deployment is not None else None
         if deployment is None or manifest is None:
             return
-        defaults = PodDefaults(manifest.image, self._pods.pull_policy, self._pods.pull_secrets)
+        defaults = replace(self._pods, image=manifest.image)
         if action.slot.role == "coordinator":
             body = coordinator_pod(
                 manifest.job,

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
-from checkdam.core.errors import ManifestError
+from checkdam.core.errors import CheckdamError, ManifestError
 from checkdam_operator.cache import ObjectCache
 from checkdam_operator.coordinators.client import Address
 from checkdam_operator.coordinators.watch import Coordinators
 from checkdam_operator.decide import Decision, Event, decide
 from checkdam_operator.decide.savepoints import status_without_job
+from checkdam_operator.indexes import PODS_BY_JOB
 from checkdam_operator.kube.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
 from checkdam_operator.kube.kinds import POD, STREAM_JOB
 from checkdam_operator.kube.protocol import Cluster
@@ -25,12 +26,15 @@ from checkdam_operator.metrics import DEPLOYMENTS, JobSample, OperatorMetrics
 from checkdam_operator.observed import Job, Pod, Situation, Trouble, pod_of
 from checkdam_operator.reconcile.doing import Hands
 from checkdam_operator.reconcile.memory import JobMemory
-from checkdam_operator.reconcile.seeing import PODS_OF_JOB, Eyes
+from checkdam_operator.reconcile.seeing import Eyes
 from checkdam_operator.reconcile.stuck import PATIENCE_MS, look_into_pods, may_be_stuck
 from checkdam_operator.resources.config import HTTP_PORT
 from checkdam_operator.times import time_ms
 
 _log = logging.getLogger(__name__)
+
+TROUBLE_RETRY_S: Final = 10.0
+"""How often something that the API server refuses is tried again. What keeps it from succeeding, such as a quota, goes without a word."""
 
 MOST_STEPS: Final = 8
 """So many deployments may be written ahead in one look; each follows from the one before, and more than two in a row would be a mistake."""
@@ -39,17 +43,8 @@ Key = tuple[str, str]
 """Namespace and name of a StreamJob."""
 
 
-@dataclass(frozen=True)
-class Again:
-    """When to look again though nothing happens.
-
-    Attributes:
-        after_s: In so many seconds; `None` if only a change calls for it.
-        failed: Whether something could not be done, so that the queue's backoff applies.
-    """
-
-    after_s: float | None = None
-    failed: bool = False
+class ReconcileError(CheckdamError):
+    """A job could not be looked at to the end; it is to be tried again."""
 
 
 class Reconciler:
@@ -90,18 +85,22 @@ class Reconciler:
         self._now_ms = now_ms
         self._memories: dict[str, JobMemory] = {}
 
-    async def reconcile(self, key: Key) -> Again:
+    async def reconcile(self, key: Key) -> float | None:
         """Look at a job once, and do what is to be done.
+
+        Returns:
+            After how many seconds to look again though nothing happens; `None` for never.
 
         Raises:
             UnavailableError: The API server does not answer; to be tried again.
+            ReconcileError: The job changes faster than it can be looked at; to be tried again.
         """
         for _ in range(MOST_STEPS):
             job = self._eyes.job(*key)
             self._forget_predecessors(key, job)
             if job is None:
                 await self._without_job(key)
-                return Again()
+                return None
             memory = self._memories.setdefault(job.uid, JobMemory(key))
             situation = await self._look(job, memory)
             decision = decide(situation)
@@ -112,7 +111,7 @@ class Reconciler:
                 await self._read_again(job)
                 continue
             return await self._act(situation, decision, memory)
-        return Again(failed=True)
+        raise ReconcileError(f"the StreamJob {key[0]}/{key[1]} has changed {MOST_STEPS} times while it was looked at")
 
     def forget_all(self) -> None:
         """Forget everything and follow no coordinator, as one who does not lead any more."""
@@ -165,14 +164,14 @@ class Reconciler:
         self._metrics.show_job(job.namespace, job.name, _sample(replace(job, status=status)))
         return not decision.ahead
 
-    async def _act(self, situation: Situation, decision: Decision, memory: JobMemory) -> Again:
+    async def _act(self, situation: Situation, decision: Decision, memory: JobMemory) -> float | None:
         trouble: Trouble | None = None
         for action in decision.actions:
             try:
                 await self._hands.perform(action, situation, memory)
             except ForbiddenError as error:
                 if error.namespace_terminating:
-                    return Again()  # nothing can be made in it any more, and all that there is goes
+                    return None  # nothing can be made in it any more, and all that there is goes
                 trouble = _refused(error)
             except InvalidError as error:
                 trouble = Trouble(
@@ -187,7 +186,10 @@ class Reconciler:
         ):
             self._look_at(memory.key)  # to tell people
         memory.trouble = trouble
-        return Again(self._after_s(situation, decision), failed=trouble is not None)
+        after_s = self._after_s(situation, decision)
+        if trouble is None:
+            return after_s
+        return TROUBLE_RETRY_S if after_s is None else min(after_s, TROUBLE_RETRY_S)
 
     def _after_s(self, situation: Situation, decision: Decision) -> float | None:
         times = [decision.again_ms] if decision.again_ms is not None else []
@@ -224,7 +226,7 @@ class Reconciler:
                 dumped = status.model_dump(mode="json", by_alias=True)
                 await self._hands.write_savepoint_status(namespace, savepoint.name, dumped)
         orphans = [
-            pod for body in self._cache.find(PODS_OF_JOB, key) if (pod := pod_of(body)) is not None and not pod.deleting
+            pod for body in self._cache.find(PODS_BY_JOB, key) if (pod := pod_of(body)) is not None and not pod.deleting
         ]
         if not orphans:
             return

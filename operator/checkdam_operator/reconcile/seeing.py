@@ -6,45 +6,18 @@ from typing import Final
 
 from checkdam.core.errors import ManifestError
 from checkdam.spec import StreamJob
-from checkdam_operator.cache import Index, ObjectCache
+from checkdam_operator.cache import ObjectCache
 from checkdam_operator.coordinators.watch import Coordinators
+from checkdam_operator.indexes import PODS_BY_JOB_UID, SAVEPOINTS_BY_JOB
 from checkdam_operator.kube.errors import NotFoundError
-from checkdam_operator.kube.kinds import CONFIG_MAP, POD, SAVEPOINT, STREAM_JOB
-from checkdam_operator.kube.protocol import Cluster, Object
+from checkdam_operator.kube.kinds import CONFIG_MAP, SAVEPOINT, STREAM_JOB
+from checkdam_operator.kube.protocol import Cluster
 from checkdam_operator.observed import Job, Pod, SavepointSeen, Situation, job_of, pod_of, savepoint_of
 from checkdam_operator.reconcile.memory import JobMemory, Manifest
 from checkdam_operator.resources.config import deployed_image, deployed_job
-from checkdam_operator.resources.names import JOB_LABEL, JOB_UID_LABEL
 
 SCHEDULED_LABEL: Final = "checkdam.dev/scheduled"
 """On Savepoint resources that the schedule made."""
-
-
-def _pod_job_uid(body: Object) -> str | None:
-    return (body["metadata"].get("labels") or {}).get(JOB_UID_LABEL)
-
-
-def _pod_job_key(body: Object) -> tuple[str, str] | None:
-    name = (body["metadata"].get("labels") or {}).get(JOB_LABEL)
-    return (body["metadata"]["namespace"], name) if name else None
-
-
-def _savepoint_job_key(body: Object) -> tuple[str, str] | None:
-    name = (body.get("spec") or {}).get("job")
-    return (body["metadata"]["namespace"], name) if name else None
-
-
-def _restore_key(body: Object) -> tuple[str, str] | None:
-    name = (body.get("spec") or {}).get("restoreFrom")
-    return (body["metadata"]["namespace"], name) if name else None
-
-
-PODS_OF_UID: Final = Index(POD, "job-uid", _pod_job_uid)
-PODS_OF_JOB: Final = Index(POD, "job", _pod_job_key)
-SAVEPOINTS_OF_JOB: Final = Index(SAVEPOINT, "job", _savepoint_job_key)
-JOBS_RESTORING: Final = Index(STREAM_JOB, "restore-from", _restore_key)
-INDEXES: Final = (PODS_OF_UID, PODS_OF_JOB, SAVEPOINTS_OF_JOB, JOBS_RESTORING)
-"""By what the cache must be able to find objects."""
 
 
 class Eyes:
@@ -70,12 +43,12 @@ class Eyes:
 
     def pods(self, job_uid: str) -> tuple[Pod, ...]:
         """All pods of a job."""
-        found = (pod_of(body) for body in self._cache.find(PODS_OF_UID, job_uid))
+        found = (pod_of(body) for body in self._cache.find(PODS_BY_JOB_UID, job_uid))
         return tuple(pod for pod in found if pod is not None)
 
     def savepoints(self, namespace: str, name: str) -> tuple[SavepointSeen, ...]:
         """The Savepoint resources that name a job."""
-        found = (savepoint_of(body, SCHEDULED_LABEL) for body in self._cache.find(SAVEPOINTS_OF_JOB, (namespace, name)))
+        found = (savepoint_of(body, SCHEDULED_LABEL) for body in self._cache.find(SAVEPOINTS_BY_JOB, (namespace, name)))
         return tuple(savepoint for savepoint in found if savepoint is not None)
 
     async def situation(self, job: Job, memory: JobMemory, now_ms: int) -> Situation:

@@ -28,7 +28,7 @@ GRACE_PERIOD_S: Final = 60
 """From SIGTERM to SIGKILL: time for a last checkpoint."""
 
 LOST_NODE_S: Final = 10
-"""So long a pod stays on a node that does not answer, before Kubernetes deletes it."""
+"""The default of `PodDefaults.lost_node_s`; Kubernetes' own, 5 minutes, is longer than a stream should stand still."""
 
 CPU_REQUEST: Final = "100m"
 """Of each container where the user says nothing: little, so that a job fits anywhere; a worker takes what is free."""
@@ -60,11 +60,13 @@ class PodDefaults:
         image: The image where `spec.image` is empty; once deployed, what the revision's ConfigMap says.
         pull_policy: `Always`, `IfNotPresent` or `Never`; empty: as Kubernetes decides.
         pull_secrets: Names of Secrets of the job's namespace, in addition to those of its podTemplate.
+        lost_node_s: So long a pod stays on a node that does not answer, before Kubernetes deletes it.
     """
 
     image: str
     pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = ""
     pull_secrets: tuple[str, ...] = ()
+    lost_node_s: int = LOST_NODE_S
 
 
 def coordinator_pod(
@@ -232,7 +234,7 @@ class _Body:
                 "fsGroupChangePolicy": "OnRootMismatch",
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "tolerations": [_lost_node("not-ready"), _lost_node("unreachable")],
+            "tolerations": [_lost_node(taint, self.defaults.lost_node_s) for taint in ("not-ready", "unreachable")],
             "containers": [container],
             "volumes": [mount.volume for mount in made],
         }
@@ -324,12 +326,12 @@ def own_container(pod: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _lost_node(taint: str) -> dict[str, Any]:
+def _lost_node(taint: str, stay_s: int) -> dict[str, Any]:
     return {
         "key": f"node.kubernetes.io/{taint}",
         "operator": "Exists",
         "effect": "NoExecute",
-        "tolerationSeconds": LOST_NODE_S,
+        "tolerationSeconds": stay_s,
     }
 
 
