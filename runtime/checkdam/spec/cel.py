@@ -7,10 +7,13 @@ by that reckoning; joining texts with `+` is not.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from checkdam.spec.checks import SHOWN_LIMIT
+
+_VALUES: Final = re.compile(r" \((was|got) [^()]*\)$")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,10 @@ class Rule:
         if not self.values:
             return {"rule": self.cel, "message": self.sentence}
         template = json.dumps(self.sentence.replace("%", "%%").replace("{}", "%s"), ensure_ascii=False)
-        return {"rule": self.cel, "messageExpression": f"{template}.format([{', '.join(self.values)}])"}
+        made = {"rule": self.cel, "messageExpression": f"{template}.format([{', '.join(self.values)}])"}
+        # The server falls back on it where the values have line breaks.
+        without_values = _VALUES.sub("", self.sentence)
+        return made if "{}" in without_values else {**made, "message": without_values}
 
 
 def cel_value(value: str) -> str:

@@ -79,7 +79,9 @@ def _is_size(value: Any) -> bool:
 
 
 def _is_more_than_nothing(value: Any) -> bool:
-    return quantity_bytes(str(value)) > 0 if _is_size(value) else True
+    if not _is_size(value):
+        return True  # which has been told already
+    return value > 0 if isinstance(value, int) else quantity_bytes(value) > 0
 
 
 _LONGER_THAN_NOTHING: Final = Check(
