@@ -4,12 +4,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # Source roots that hold code; a root is left out until it has some.
-ROOTS  := runtime $(if $(wildcard operator/*/*.py),operator)
+ROOTS  := runtime $(if $(wildcard operator/*/*.py),operator) e2e
 # Arguments for pytest, the fault runs and the benchmarks: make test ARGS="-k keys"
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format parts unit faults soak bench bench-state bench-memory docs-reference clean
+.PHONY: help install demo test lint format parts parts-kubernetes kubernetes unit faults soak bench bench-state bench-memory docs-reference clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,12 @@ format: $(STAMP) ## put the code into the project's format
 
 parts: $(STAMP) ## get the real servers that tests run against, once (needs Go, Java and Maven)
 	$(BIN)/python tests/real_parts/install_parts.py
+
+parts-kubernetes: $(STAMP) ## build what serves the Kubernetes API, once: ten minutes of two cores (needs Go)
+	PYTHONPATH=e2e $(BIN)/python -m cluster install
+
+kubernetes: parts-kubernetes ## serve the Kubernetes API, with nodes that run nothing, until Ctrl-C; prints how to use it
+	@PYTHONPATH=e2e $(BIN)/python -m cluster control-plane $(ARGS)
 
 unit: parts ## the tests alone
 	$(BIN)/pytest -n 2 $(ARGS)

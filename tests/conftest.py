@@ -1,4 +1,4 @@
-"""Real servers for tests: each starts when a test first asks for it."""
+"""Real servers for tests: each starts when a test first asks for it. Those that serve Kubernetes are in `kubernetes`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,17 @@ from collections.abc import Iterator
 import pytest
 from hdfs_server import HdfsServer, hdfs
 from s3_server import S3Bucket, S3Server, s3
+
+from cluster.programs import REMEDY
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say that tests against Kubernetes were left out, louder than one of many lines about skipped tests would."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    left_out = [report for report in skipped if isinstance(report.longrepr, tuple) and REMEDY in report.longrepr[2]]
+    if left_out:
+        text = f"{len(left_out)} tests against Kubernetes WERE NOT RUN: `{REMEDY}` builds what they need, once"
+        terminalreporter.write_sep("!", text, yellow=True, bold=True)
 
 
 @pytest.fixture(scope="session")

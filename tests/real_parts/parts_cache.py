@@ -44,6 +44,11 @@ def installed(name: str, install: Callable[[Path], None]) -> Path:
     return folder
 
 
+def is_installed(name: str) -> bool:
+    """Whether the folder `name` is in the cache."""
+    return (cache_folder() / name).exists()
+
+
 def program(name: str, remedy: str) -> str:
     """The path of a program of this machine.
 

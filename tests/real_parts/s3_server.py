@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from parts_cache import installed, program
+from go_programs import go_install
+from parts_cache import installed
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -135,16 +136,7 @@ def s3(folder: Path) -> Iterator[S3Server]:
 
 
 def _build(folder: Path) -> None:
-    go = program("go", "on Debian: apt-get install golang-go, or take it from go.dev")
-    done = subprocess.run(
-        [go, "install", "-trimpath", f"{_PACKAGE}@{VERSION}"],
-        env={**os.environ, "GOBIN": str(folder), "CGO_ENABLED": "0"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(f"Go cannot build versitygw {VERSION}:\n{(done.stdout + done.stderr)[-3000:]}")
+    go_install(folder, _PACKAGE, VERSION)
 
 
 def _free_port() -> int:
