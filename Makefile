@@ -9,7 +9,7 @@ ROOTS  := runtime $(if $(wildcard operator/*/*.py),operator) e2e
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format parts parts-kubernetes kubernetes unit faults soak bench bench-state bench-memory docs-reference clean
+.PHONY: help install demo test lint format parts parts-kubernetes kubernetes unit faults soak bench bench-state bench-memory crds manifests docs-reference clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -65,8 +65,14 @@ bench-memory: $(STAMP) ## measure whether RocksDB state of 5 GiB stays within 25
 	$(BIN)/python bench/state_memory.py
 	$(BIN)/python bench/job_memory.py
 
+crds: $(STAMP) ## make the CustomResourceDefinitions from the models
+	$(BIN)/python -m checkdam.spec.crd crds
+
+manifests: crds ## make what is deployed out of the chart, the CustomResourceDefinitions and the scripts for Argo CD (needs Go)
+	$(BIN)/python deploy/make_manifests.py
+
 docs-reference: $(STAMP) ## make the pages of docs/reference from the models
-	$(BIN)/python -m checkdam.spec.reference docs/reference/streamjob.md
+	$(BIN)/python -m checkdam.spec.reference docs/reference
 	$(BIN)/python -m checkdam.coordinator.openapi docs/openapi.json
 	$(BIN)/python docs/make_reference.py
 

@@ -72,6 +72,51 @@ def test_every_problem_is_listed(job: Path, capsys: pytest.CaptureFixture[str]) 
     ]
 
 
+SAVEPOINT = """\
+apiVersion: checkdam.dev/v1alpha1
+kind: Savepoint
+metadata: {name: before-friday}
+spec: {job: flight-delays}
+"""
+
+
+def test_savepoints_are_checked_too(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job.write_text(f"{MANIFEST}\n---\n{SAVEPOINT}")
+
+    outcome = call(capsys, "validate", "--no-build", job)
+
+    assert outcome.code == 0
+    assert outcome.out.splitlines() == [
+        f"{job} is valid: job default/flight-delays, entrypoint flight_delays:build",
+        f"{job} is valid: Savepoint before-friday of job flight-delays",
+    ]
+
+
+def test_the_problems_of_several_resources_are_told_apart(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong_job = MANIFEST.replace("parallelism: 2", "parallelism: 0")
+    job.write_text(f"{wrong_job}\n---\n{SAVEPOINT.replace('job:', 'onDelete: Burn, job:')}")
+
+    outcome = call(capsys, "validate", "--no-build", job)
+
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.splitlines() == [
+        f"{job} is not valid:",
+        "  - StreamJob 'flight-delays': `spec.parallelism` must be greater than or equal to 1 (got 0)",
+        "  - Savepoint 'before-friday': `spec.onDelete` must be one of 'Keep', 'Delete' (got 'Burn')",
+    ]
+
+
+def test_a_manifest_without_anything_of_ours_is_told_what_is_looked_for(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job.write_text("{kind: ConfigMap, metadata: {name: a}}\n---\n{kind: Secret, metadata: {name: b}}")
+
+    outcome = call(capsys, "validate", job)
+
+    assert outcome.code == 2
+    assert "the file must hold a StreamJob or a Savepoint (got ConfigMap 'a', Secret 'b')" in outcome.err
+
+
 def test_the_module_is_the_program(job: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "checkdam", "validate", "--no-build", str(job)],

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
 import pytest
 from spec_samples import manifest
 
-from checkdam.spec import ExponentialDelay, FailureRate, FixedDelay, Never, parse_manifest
+from checkdam.spec import ExponentialDelay, FailureRate, FixedDelay, Never, StreamJob, parse_manifest
 
 
 def test_the_smallest_manifest_needs_an_entrypoint_and_a_storage_only() -> None:
@@ -82,6 +85,52 @@ def test_a_job_written_out_with_its_defaults_is_the_same_job() -> None:
 
     assert parse_manifest(job.to_manifest()) == job
     assert job.to_manifest()["spec"]["worker"]["env"][0]["valueFrom"] == {"secretKeyRef": {"name": "s", "key": "k"}}
+
+
+def test_defaults_given_or_left_out_make_the_same_essence() -> None:
+    def essence(job: StreamJob) -> dict[str, Any]:
+        return job.spec.model_dump(exclude_defaults=True, by_alias=True, mode="json")
+
+    job = parse_manifest(
+        manifest({"spec.checkpoint.storage": {"uri": "s3://bucket", "s3": {}}, "spec.worker.env": [{"name": "A"}]})
+    )
+
+    assert essence(parse_manifest(job.to_manifest())) == essence(job)
+    assert essence(job) == {
+        "program": {"entrypoint": "flight_delays:build"},
+        "checkpoint": {"storage": {"uri": "s3://bucket", "s3": {}}},
+        "worker": {"env": [{"name": "A"}]},
+    }
+
+
+def test_new_versions_may_go_back_and_have_ten_minutes_unless_told_otherwise() -> None:
+    upgrade = parse_manifest(manifest()).spec.upgrade
+
+    assert (upgrade.mode, upgrade.rollback, upgrade.progress_deadline_ms) == ("Savepoint", True, 600_000)
+
+
+@pytest.mark.parametrize(
+    ("savepoints", "due"),
+    [
+        ({}, None),
+        ({"interval": "1h30m"}, datetime(2026, 3, 1, 13, 30, 5, tzinfo=UTC)),
+        ({"schedule": "0 3 * * *"}, datetime(2026, 3, 2, 3, tzinfo=UTC)),
+        ({"schedule": "*/30 8-18 * * MON-fri"}, datetime(2026, 3, 2, 8, tzinfo=UTC)),
+    ],
+)
+def test_savepoints_by_the_clock_are_due_by_interval_or_schedule(
+    savepoints: dict[str, str], due: datetime | None
+) -> None:
+    sunday_noon = datetime(2026, 3, 1, 12, 0, 5, tzinfo=UTC)
+
+    assert parse_manifest(manifest({"spec.savepoints": savepoints})).spec.savepoints.next_after(sunday_noon) == due
+
+
+def test_a_schedule_is_in_utc_whatever_the_last_savepoint_was_noted_in() -> None:
+    savepoints = parse_manifest(manifest({"spec.savepoints": {"schedule": "0 3 * * *"}})).spec.savepoints
+    last = datetime(2026, 3, 1, 1, 0, tzinfo=timezone(timedelta(hours=-5)))
+
+    assert savepoints.next_after(last) == datetime(2026, 3, 2, 3, tzinfo=UTC)
 
 
 def test_null_means_left_out_as_it_does_for_the_api_server() -> None:

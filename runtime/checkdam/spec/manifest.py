@@ -1,4 +1,4 @@
-"""From a manifest to a `StreamJob`, or to all of its problems at once."""
+"""From a manifest to a `StreamJob` or a `Savepoint`, or to all of its problems at once."""
 
 from __future__ import annotations
 
@@ -64,15 +64,48 @@ def parse_savepoint(data: Mapping[str, Any], source: str = SAVEPOINT_KIND) -> Sa
         raise ManifestError(sentences(error.errors(include_url=False), Savepoint), source) from error
 
 
+def load_resources(path: Path) -> list[StreamJob | Savepoint]:
+    """All StreamJobs and Savepoints of a YAML or JSON file, in its order; documents of other kinds beside them are left alone.
+
+    Raises:
+        ManifestError: The file cannot be read, is no YAML, holds none, or one of them is wrong; lists the problems of all.
+    """
+    source = str(path)
+    documents = _documents(path)
+    ours = _of_kinds(documents, (KIND, SAVEPOINT_KIND))
+    if not ours:
+        raise ManifestError([f"the file must hold a {KIND} or a {SAVEPOINT_KIND} (got {_all(documents)})"], source)
+    found: list[StreamJob | Savepoint] = []
+    problems: list[str] = []
+    for document in ours:
+        parse = parse_savepoint if _kind(document) == SAVEPOINT_KIND else parse_manifest
+        try:
+            found.append(parse(_mapping(document, source)))
+        except ManifestError as error:
+            of = f"{_describe(document)}: " if len(ours) > 1 else ""
+            problems += [f"{of}{problem}" for problem in error.problems]
+    if problems:
+        raise ManifestError(problems, source)
+    return found
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The document of the only StreamJob in a file, as written and not checked further.
 
     Raises:
         ManifestError: The file cannot be read, is no YAML, or does not hold exactly one StreamJob.
     """
+    documents = _documents(path)
+    jobs = _of_kinds(documents, (KIND,))
+    if len(jobs) != 1:
+        raise ManifestError([f"the file must hold exactly one {KIND} (got {_all(documents)})"], str(path))
+    return _mapping(jobs[0], str(path))
+
+
+def _documents(path: Path) -> list[Any]:
     source = str(path)
     try:
-        documents = load_documents(path.read_text(encoding="utf-8"))
+        return load_documents(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ManifestError([f"the file must be readable (got {error.strerror})"], source) from error
     except UnicodeDecodeError as error:
@@ -81,21 +114,25 @@ def read_manifest(path: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise ManifestError([f"the file must be YAML (got {error})"], source) from error
-    jobs = [document for document in documents if _kind(document) == KIND]
+
+
+def _of_kinds(documents: list[Any], kinds: tuple[str, ...]) -> list[Any]:
     # A lone document is taken for a StreamJob whatever it calls itself: then its `kind` is one of the problems listed.
-    if len(documents) == 1:
-        jobs = documents
-    if len(jobs) != 1:
-        found = ", ".join(_describe(document) for document in documents) or "nothing"
-        raise ManifestError([f"the file must hold exactly one {KIND} (got {found})"], source)
-    [job] = jobs
-    if not isinstance(job, dict):
-        raise ManifestError([f"the manifest must be a mapping (got {shown(job)})"], source)
-    return job
+    return documents if len(documents) == 1 else [document for document in documents if _kind(document) in kinds]
+
+
+def _mapping(document: Any, source: str) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise ManifestError([f"the manifest must be a mapping (got {shown(document)})"], source)
+    return document
 
 
 def _kind(document: Any) -> Any:
     return document.get("kind") if isinstance(document, dict) else None
+
+
+def _all(documents: list[Any]) -> str:
+    return ", ".join(_describe(document) for document in documents) or "nothing"
 
 
 def _describe(document: Any) -> str:

@@ -1,6 +1,6 @@
-"""The reference page of StreamJob, made from the models: `python -m checkdam.spec.reference docs/reference/streamjob.md`.
+"""The reference pages of StreamJob and Savepoint, made from the models: `python -m checkdam.spec.reference docs/reference`.
 
-The page is kept in the repository, so that it can be read there; a test holds it equal to what this module makes.
+The pages are kept in the repository, so that they can be read there; a test holds them equal to what this module makes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from checkdam.spec.fields import Duration, PositiveDuration, Quantity
+from checkdam.spec.fields import Duration, OptionalDuration, PositiveDuration, Quantity
 from checkdam.spec.problems import models_in
+from checkdam.spec.savepoint import Savepoint, SavepointStatus
+from checkdam.spec.status import StreamJobStatus
 from checkdam.spec.streamjob import StreamJob
 
 EXAMPLE: Final = """\
@@ -35,9 +37,20 @@ spec:
     storage: {uri: "file:///var/lib/checkdam"}
   restart: {strategy: ExponentialDelay, initialDelay: 1s, maxDelay: 1m}
 """
-"""The manifest at the top of the page."""
+"""The manifest at the top of the page of StreamJob."""
 
-_INTRODUCTION: Final = f"""\
+SAVEPOINT_EXAMPLE: Final = """\
+apiVersion: checkdam.dev/v1alpha1
+kind: Savepoint
+metadata:
+  name: before-the-sale
+spec:
+  job: flight-delays
+  onDelete: Delete
+"""
+"""The manifest at the top of the page of Savepoint."""
+
+_STREAM_JOB: Final = f"""\
 # StreamJob
 
 <!-- Made by `make docs-reference` from the models in runtime/checkdam/spec; edit those. -->
@@ -51,19 +64,61 @@ A StreamJob describes a stateful stream job: its code, its parallelism, its chec
 * A **duration** is a whole number with a unit of `ms`, `s`, `m` or `h`, or several together: `500ms`, `10s`, `1m30s`.
 * A **size** is a number of bytes as Kubernetes writes it: `65536`, `256Ki`, `512Mi`, `2G`.
 * Fields that are not listed here are refused. `null` is the same as leaving a field out.
+
+## In a cluster
+
+`kubectl apply` refuses a wrong manifest with the sentences of `checkdam validate`, for the same rules are part of the resource's definition. The API server has
+words of its own, and comes to no other rule while one of these is broken, for
+
+* fields that do not exist, required ones that are missing, values of a wrong type, and words that are none of those allowed;
+* texts that are too long and lists or mappings with too many entries.
+
+In parts of lists, such as `spec.worker.env[2].name`, the server puts the field's name before the sentence. It leaves the value out where that has line breaks.
+A `spec.savepoints.schedule` with days that its months lack, such as `0 0 30 2 *`, it takes for right; the operator then reports it.
+
+`spec.jobId` and `spec.maxParallelism` must stay as they are while the resource exists. To change one, delete the StreamJob, which keeps its state in storage, and make
+another that restores from a savepoint.
+
+`kubectl get sjob` shows how jobs are, with `-o wide` the reason too; `kubectl get streaming` shows savepoints beside them. `kubectl explain streamjob.spec` says what is
+written here. `kubectl scale sjob/flight-delays --replicas=4` changes the parallelism, and autoscalers can.
+`kubectl get sjob --field-selector spec.suspend=true` finds jobs by that or by `status.state`.
+"""
+
+_SAVEPOINT: Final = f"""\
+# Savepoint
+
+<!-- Made by `make docs-reference` from the models in runtime/checkdam/spec; edit those. -->
+
+A Savepoint is one savepoint of a [StreamJob](streamjob.md). Creating the resource takes the savepoint; a job starts from it by its name in
+`spec.restoreFrom`. With a `uri` it stands for a savepoint that is there already. [Savepoints](../how-to/savepoints.md) says what they are good for.
+
+```yaml
+{SAVEPOINT_EXAMPLE}```
+
+`kubectl wait --for=condition=Ready savepoint/before-the-sale` waits until it is complete. `kubectl get sjsp` lists them. Those that a job takes by the clock
+(`spec.savepoints`) are such resources, too. `spec.job` and `spec.uri` must stay as they are: another savepoint is another resource.
+`checkdam validate` checks Savepoints as it does StreamJobs.
 """
 
 _NAMED_TYPES: Final[dict[tuple[Any, ...], str]] = {
     get_args(Duration)[1:]: "duration",
     get_args(PositiveDuration)[1:]: "duration",
+    get_args(OptionalDuration)[1:]: "duration",
     get_args(Quantity)[1:]: "size",
 }
 _PLAIN_TYPES: Final[dict[Any, str]] = {str: "string", int: "integer", float: "number", bool: "true or false"}
 
 
-def reference() -> str:
-    """The page, as Markdown."""
-    return "\n".join([_INTRODUCTION, *_sections("", StreamJob)])
+def pages() -> dict[str, str]:
+    """Name of a page's file → its text, as Markdown."""
+    return {
+        "streamjob.md": _page(_STREAM_JOB, StreamJob, StreamJobStatus),
+        "savepoint.md": _page(_SAVEPOINT, Savepoint, SavepointStatus),
+    }
+
+
+def _page(introduction: str, model: type[BaseModel], status: type[BaseModel]) -> str:
+    return "\n".join([introduction, *_sections("", model), *_sections("status", status)])
 
 
 def _sections(path: str, model: type[BaseModel]) -> Iterator[str]:
@@ -108,11 +163,12 @@ def _default(info: FieldInfo) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Write the page to the file that is named, or print it."""
-    if arguments:
-        Path(arguments[0]).write_text(reference(), encoding="utf-8")
-    else:
-        sys.stdout.write(reference())
+    """Write the pages into the folder that is named, or print them."""
+    for name, text in pages().items():
+        if arguments:
+            (Path(arguments[0]) / name).write_text(text, encoding="utf-8")
+        else:
+            sys.stdout.write(text)
 
 
 if __name__ == "__main__":
