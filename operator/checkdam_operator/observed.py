@@ -292,6 +292,7 @@ class Situation:
         now_ms: The time.
         pods: All pods of the job, of whatever revision.
         deployed: The manifest of `job.status.deployment`, as its pods read it; `None` if there is none or it is lost.
+        image: What the deployed pods run.
         coordinator: What is known of the coordinator.
         savepoints: The job's Savepoint resources.
         restore_source: The Savepoint resource that `spec.restoreFrom` names, of whatever job, if it names one that exists.
@@ -304,6 +305,7 @@ class Situation:
     now_ms: int
     pods: tuple[Pod, ...] = ()
     deployed: StreamJob | None = None
+    image: str = ""
     coordinator: CoordinatorSeen = CoordinatorSeen()
     savepoints: tuple[SavepointSeen, ...] = ()
     restore_source: SavepointSeen | None = None

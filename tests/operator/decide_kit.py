@@ -136,6 +136,7 @@ def running(job: StreamJob | None = None, *, spec: StreamJob | None = None, revi
         now_ms=NOW_MS,
         pods=(coordinator, *workers),
         deployed=job,
+        image=job.spec.image or IMAGE,
         coordinator=CoordinatorSeen(
             coordinator.uid, report(), running_since_ms=NOW_MS - 1_790_000, last_trigger_ms=NOW_MS - 1_000
         ),

@@ -215,7 +215,7 @@ def write_status(
         last_working=status.last_working,
         rejected=status.rejected,
         disposals=status.disposals,
-        image=_image(situation),
+        image=situation.image or status.image,
     )
     return made.model_copy(update=changes)
 
@@ -265,10 +265,6 @@ def _uri(situation: Situation, folder: str) -> str:
     if deployed is None or not folder or "://" in folder:
         return folder
     return f"{deployed.spec.checkpoint.storage.uri.rstrip('/')}/{deployed.job_id}/{folder}"
-
-
-def _image(situation: Situation) -> str:
-    return situation.deployed.spec.image if situation.deployed is not None else situation.job.status.image
 
 
 def newest(one: SavepointReference | None, other: SavepointReference | None) -> SavepointReference | None:

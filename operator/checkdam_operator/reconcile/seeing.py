@@ -63,6 +63,7 @@ class Eyes:
             now_ms=now_ms,
             pods=self.pods(job.uid),
             deployed=manifest.job if manifest is not None else None,
+            image=manifest.image if manifest is not None else "",
             coordinator=self._coordinators.seen(job.uid),
             savepoints=self.savepoints(job.namespace, job.name),
             restore_source=self._restore_source(job.namespace, job.spec),
