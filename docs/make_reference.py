@@ -277,7 +277,7 @@ def _item(text: str) -> str:
 
 def metrics_page() -> str:
     """What `GET /metrics` tells."""
-    text = render_metrics(_sample_job()).decode()
+    text = render_metrics(_sample_front()).decode()
     types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
     helps = dict(re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE))
     rows = [
@@ -287,8 +287,8 @@ def metrics_page() -> str:
     parts = [
         "# Metrics",
         MADE,
-        "`GET /metrics` of the coordinator, in Prometheus' text format. It needs the job's token, as every route but `/healthz`. "
-        "Counters of operators begin at 0 with each attempt.",
+        "`GET /metrics` of the coordinator, in Prometheus' text format. It needs the job's token, or its metrics token where "
+        "there is one. Counters of operators begin at 0 with each attempt.",
         "\n".join(["| metric | type | labels | meaning |", "|---|---|---|---|", *rows]),
     ]
     return "\n\n".join(parts) + "\n"
@@ -308,16 +308,11 @@ class _Anything(SimpleNamespace):
         return 1
 
 
-def _sample_job() -> Any:
+def _sample_front() -> Any:
     tracker = _Anything(last_completed=_Anything(), pending=None)
     board = SimpleNamespace(operators=lambda: [_Anything(id="words", kind="map")], workers=lambda links: [_Anything()])
-    return SimpleNamespace(
-        plan=SimpleNamespace(job=SimpleNamespace(job_id="default/job")),
-        view=_Anything,
-        tracker=tracker,
-        board=board,
-        server=SimpleNamespace(links={}),
-    )
+    job = SimpleNamespace(tracker=tracker, board=board, server=SimpleNamespace(links={}))
+    return SimpleNamespace(view=lambda: _Anything(job_id="default/job"), job=job)
 
 
 def main() -> None:

@@ -21,8 +21,9 @@ from checkdam.checkpoint.manifest import FileHandle, SubtaskSnapshot
 from checkdam.checkpoint.storage.base import Storage
 from checkdam.checkpoint.storage.file import FileStorage
 from checkdam.connectors.base import Source, Split, SplitReader
-from checkdam.coordinator.app import OUTCOME_FILE, Ending, coordinate
+from checkdam.coordinator.app import coordinate
 from checkdam.coordinator.config import Addresses, CoordinatorConfig
+from checkdam.coordinator.ending import OUTCOME_FILE, Ending
 from checkdam.core.keys import key_group_range
 from checkdam.core.schema import PICKLED
 from checkdam.graph.model import Edge, Graph, Node, Partition, SourceSpec
@@ -222,6 +223,12 @@ class Running:
     async def call(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         """A request to the HTTP API: status and decoded answer."""
         return await call(self.addresses, method, path, body, **headers)
+
+    async def trigger(self, **wish: Any) -> tuple[int, str]:
+        """Ask for a checkpoint: its number, and how it stands."""
+        status, answer = await self.call("POST", "/v1/checkpoints", wish)
+        assert status == 202, answer
+        return answer["id"], answer["status"]
 
     async def state(self) -> str:
         return (await self.call("GET", "/v1/job"))[1]["state"]

@@ -34,19 +34,16 @@ async def test_triggering_is_idempotent(tmp_path: Path) -> None:
     async with coordinator(tmp_path) as running, workers(running) as (first, second):
         await started([first, second])
         first.acks = False
-        assert await running.call("POST", "/v1/checkpoints", {"after": 0}) == (202, {"id": 1, "status": "SCHEDULED"})
+        assert await running.trigger(after=0) == (1, "SCHEDULED")
         trigger = await first.until(Trigger)
         for _ in range(2):
-            assert await running.call("POST", "/v1/checkpoints", {"after": 0}) == (
-                202,
-                {"id": 1, "status": "IN_PROGRESS"},
-            )
+            assert await running.trigger(after=0) == (1, "IN_PROGRESS")
         first.ack(trigger)
         await first.until(Complete)
-        assert await running.call("POST", "/v1/checkpoints", {"after": 0}) == (202, {"id": 1, "status": "COMPLETED"})
+        assert await running.trigger(after=0) == (1, "COMPLETED")
         assert len(first.of(Trigger)) == 1
         first.acks = True
-        assert await running.call("POST", "/v1/checkpoints", {"after": 1}) == (202, {"id": 2, "status": "SCHEDULED"})
+        assert await running.trigger(after=1) == (2, "SCHEDULED")
         await first.until(Complete, 2)
 
 

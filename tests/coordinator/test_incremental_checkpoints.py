@@ -125,10 +125,9 @@ async def test_a_full_checkpoint_can_be_asked_for(tmp_path: Path) -> None:
         await started(found)
         await take(running, found, 1, files)
         await take(running, found, 2, files)
-        assert await running.call("POST", "/v1/checkpoints", {"after": 1}) == (202, {"id": 2, "status": "COMPLETED"})
+        assert await running.trigger(after=1) == (2, "COMPLETED")
         assert (await take(running, found, 3, files, after=1, full=True)).base == -1
-        answer = await running.call("POST", "/v1/checkpoints", {"after": 1, "full": True})
-        assert answer == (202, {"id": 3, "status": "COMPLETED"})
+        assert await running.trigger(after=1, full=True) == (3, "COMPLETED")
 
 
 async def test_a_full_checkpoint_follows_one_in_flight_that_is_not(tmp_path: Path) -> None:
@@ -138,13 +137,11 @@ async def test_a_full_checkpoint_follows_one_in_flight_that_is_not(tmp_path: Pat
         await take(running, found, 1, files)
         await running.call("POST", "/v1/checkpoints", {})
         second = [await worker.until(Trigger, 2) for worker in found]
-        answer = await running.call("POST", "/v1/checkpoints", {"full": True})
-        assert answer == (202, {"id": 3, "status": "SCHEDULED"})
+        assert await running.trigger(full=True) == (3, "SCHEDULED")
         for worker, trigger in zip(found, second, strict=True):
             worker.ack(trigger, files=[files[worker.index]])
         assert (await found[0].until(Trigger, 3)).base == -1
-        answer = await running.call("POST", "/v1/checkpoints", {"full": True})
-        assert answer == (202, {"id": 3, "status": "IN_PROGRESS"})
+        assert await running.trigger(full=True) == (3, "IN_PROGRESS")
 
 
 async def test_of_a_failed_checkpoint_its_own_files_are_deleted_and_not_those_of_its_base(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import os
 import sys
 from pathlib import Path
 
-from checkdam.coordinator.app import EXIT_FAILED, run_coordinator
+from checkdam.coordinator.app import run_coordinator
 from checkdam.coordinator.config import load_config
+from checkdam.coordinator.ending import EXIT_FAILED
 from checkdam.core.errors import CheckdamError, ManifestError
 
 _EXIT_USAGE = 2

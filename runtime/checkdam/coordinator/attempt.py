@@ -95,7 +95,18 @@ class Stopped:
     problem: str = ""
 
 
-AttemptEnd = Failure | Finished | Stopped
+@dataclass(frozen=True)
+class Left:
+    """Somebody who takes part leaves, and another attempt follows.
+
+    Attributes:
+        problem: Why it does not begin with what this one has read last; empty if it does.
+    """
+
+    problem: str = ""
+
+
+AttemptEnd = Failure | Finished | Stopped | Left
 
 
 class Attempt:
@@ -209,7 +220,7 @@ class Attempt:
         if not failure.is_consequence:
             self._settle()
 
-    def end(self, end: Finished | Stopped) -> None:
+    def end(self, end: Finished | Stopped | Left) -> None:
         """The attempt is over without a failure, unless it has failed meanwhile."""
         if not self.failing:
             self.over.set_result(end)
@@ -251,6 +262,7 @@ __all__ = [
     "AttemptEnd",
     "Failure",
     "Finished",
+    "Left",
     "Phase",
     "Stopped",
 ]

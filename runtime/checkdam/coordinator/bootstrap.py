@@ -28,8 +28,8 @@ from checkdam.core.clock import Clock
 from checkdam.core.errors import (
     CheckdamError,
     CorruptCheckpointError,
-    IncompatibleCheckpointError,
-    PipelineError,
+    DrainedError,
+    SourceError,
 )
 from checkdam.graph.model import Graph
 from checkdam.graph.modes import check_mode
@@ -163,7 +163,7 @@ class Bootstrap:
         Raises:
             CheckpointError: It is damaged or does not fit; says what to do.
             StorageError, DeposedError: The journal could not be read or written.
-            PipelineError: A source could not find its splits.
+            SourceError: A source could not find its splits.
         """
         records = self._records
         base = await self._journalled()
@@ -178,7 +178,7 @@ class Bootstrap:
             return await self._commit(self._draft(0), Notes(origin=origin))
         where = f"the checkpoint {records.uri}/{base.folder}"
         if base.manifest.drained:
-            raise IncompatibleCheckpointError(
+            raise DrainedError(
                 f"{where} is a savepoint for which the job was drained: windows have fired in it before they were complete, so the "
                 "job does not go on from it by itself; to let it go on all the same name the savepoint in `restoreFrom` "
                 "(`--restore-from`), or start over"
@@ -233,7 +233,7 @@ class Bootstrap:
             raise
         except Exception as error:
             # A user's own source: whatever it raises, it is the reason why the job cannot start.
-            raise PipelineError(f"source `{enumerator.source_id}` cannot find its splits: {error!r}") from error
+            raise SourceError(f"source `{enumerator.source_id}` cannot find its splits: {error!r}") from error
 
     def _folder(self, manifest: CheckpointManifest) -> str:
         return self._records.folder(manifest.id, AttemptId(manifest.epoch, manifest.attempt))

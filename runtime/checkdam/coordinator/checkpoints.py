@@ -16,10 +16,12 @@ import msgspec
 from checkdam.checkpoint.folders import is_own
 from checkdam.checkpoint.manifest import CheckpointManifest, FileHandle, SourceSnapshot, SubtaskSnapshot
 from checkdam.core.errors import CheckpointError
+from checkdam.spec.checkpoint import Checkpointing
 from checkdam.wire.messages import Ack
 
-CheckpointCause = Literal["restored", "interval", "request", "savepoint", "stop", "final"]
-"""Why a checkpoint was taken: before this epoch, the schedule, the API, to be a savepoint, a stop, the end of input."""
+CheckpointCause = Literal["restored", "interval", "request", "savepoint", "stop", "leave", "final"]
+"""Why a checkpoint was taken: before this epoch, the schedule, the API, to be a savepoint, a stop, a process that leaves, the end of
+input."""
 
 CheckpointStatus = Literal["IN_PROGRESS", "COMPLETED", "FAILED"]
 
@@ -64,6 +66,21 @@ class CheckpointRecord(msgspec.Struct, rename="camel"):
     pause_ms: int = 0
     acknowledged: int = 0
     failure: str = ""
+
+    @classmethod
+    def restored(cls, folder: str, manifest: CheckpointManifest) -> CheckpointRecord:
+        """Of one that was there before this epoch."""
+        return cls(
+            id=manifest.id,
+            cause="restored",
+            status="COMPLETED",
+            attempt=f"{manifest.epoch}.{manifest.attempt}",
+            triggered_ms=manifest.created_ms,
+            folder=folder,
+            size_bytes=manifest.size_bytes,
+            full=not manifest.increments,
+            acknowledged=len({snapshot.subtask for snapshot in manifest.subtasks}),
+        )
 
 
 @dataclass
@@ -188,6 +205,17 @@ class Schedule:
     tolerable_failures: int = 0
     external: bool = False
 
+    @classmethod
+    def of(cls, checkpoint: Checkpointing, *, external: bool) -> Schedule:
+        """The schedule that `spec.checkpoint` says."""
+        return cls(
+            interval_ms=checkpoint.interval_ms,
+            min_pause_ms=checkpoint.min_pause_ms,
+            timeout_ms=checkpoint.timeout_ms,
+            tolerable_failures=checkpoint.tolerable_failures,
+            external=external,
+        )
+
     @property
     def grace_ms(self) -> int:
         """How long after it was due a checkpoint is left to the one outside who should trigger it."""
@@ -205,6 +233,11 @@ class CheckpointTracker:
     Args:
         schedule: When checkpoints are taken.
         next_id: The number of the next one.
+
+    Attributes:
+        consecutive_failures: Checkpoints that have failed one after another in the running attempt.
+        failures_in_a_row: The same, whatever attempts there were meanwhile.
+        problem: Why the last of them failed; empty where there is none.
     """
 
     def __init__(self, schedule: Schedule, next_id: int) -> None:
@@ -215,6 +248,8 @@ class CheckpointTracker:
         self.completed_total = 0
         self.failed_total = 0
         self.consecutive_failures = 0
+        self.failures_in_a_row = 0
+        self.problem = ""
         self.last_completed: CheckpointRecord | None = None
         self._last_trigger_ms = 0
         self._earliest_ms = 0
@@ -280,7 +315,8 @@ class CheckpointTracker:
         record.full = pending.increments() == 0
         self._end(pending, now_ms)
         self.completed_total += 1
-        self.consecutive_failures = 0
+        self.consecutive_failures = self.failures_in_a_row = 0
+        self.problem = ""
         self.last_completed = record
 
     def fail(self, pending: PendingCheckpoint, reason: str, now_ms: int, *, counts: bool = True) -> bool:
@@ -299,6 +335,8 @@ class CheckpointTracker:
             self.failed_total += 1
         if counts:
             self.consecutive_failures += 1
+            self.failures_in_a_row += 1
+            self.problem = reason
         return counts and self.consecutive_failures > self.schedule.tolerable_failures
 
     def find(self, checkpoint: int) -> CheckpointRecord | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -35,10 +35,18 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             same one goes on from the last checkpoint since, instead of starting over once more.
         start_count: Counts the coordinators that were started for this job, from 1. It is the epoch of `memory://`, which has no
             journal that outlives its coordinator.
+        expected_checkpoint: Folder of the checkpoint that the journal must name, or the coordinator does not begin; empty: any will do. Like
+            `resume` it holds for the first coordinator with this wish.
         external_schedule: Somebody else triggers checkpoints, and the coordinator only those that are overdue.
         lifeline_fd: An inherited pipe; its end of file means that whoever started us is gone, and ends the process. -1 for none.
-        stop_on_signal: SIGTERM and SIGINT stop the job with a last checkpoint. Otherwise they end the process at once, and the
-            next one goes on.
+        on_signal: What SIGTERM and SIGINT do. `stop`: stop the job with a last checkpoint; it goes on when it is resumed. `leave`: take a
+            last checkpoint and end; the next coordinator goes on by itself. `end`: end at once, and the next one goes on. A second
+            signal ends the process at once.
+        leave_patience_s: How long `leave` may take, whatever hangs.
+        linger: Go on answering requests after the end until a signal comes, so that whoever started us can read why it ended. What has ended
+            so that nobody should start it again stays ended when the process is started again with the same `run_dir`.
+        metrics_token_file: Holds another token, which opens the metrics and nothing else; empty for none.
+        group_may_read: Secret files may be readable for a group: Kubernetes mounts them so for a process that does not own them.
     """
 
     manifest: dict[str, Any]
@@ -57,9 +65,14 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     restore_from: str = ""
     request: str = ""
     start_count: int = 1
+    expected_checkpoint: str = ""
     external_schedule: bool = False
     lifeline_fd: int = -1
-    stop_on_signal: bool = True
+    on_signal: Literal["stop", "leave", "end"] = "stop"
+    leave_patience_s: float = 55.0
+    linger: bool = False
+    metrics_token_file: str = ""
+    group_may_read: bool = False
 
     @property
     def origin(self) -> str:
@@ -99,8 +112,12 @@ def load_config(path: Path) -> CoordinatorConfig:
         raise CheckdamError(f"the coordinator's configuration {path} is wrong: {error}") from error
 
 
-def read_secret(path: Path) -> bytes:
+def read_secret(path: Path, *, group_may_read: bool = False) -> bytes:
     """The content of a file that nobody but its owner may read, without surrounding white space.
+
+    Args:
+        path: The file.
+        group_may_read: A group may read it, too.
 
     Raises:
         CheckdamError: It cannot be read, is empty, or others may read it.
@@ -110,7 +127,7 @@ def read_secret(path: Path) -> bytes:
         secret = path.read_bytes().strip()
     except OSError as error:
         raise CheckdamError(f"the secret file {path} cannot be read: {error.strerror}") from error
-    if mode & 0o077:
+    if mode & (0o037 if group_may_read else 0o077):
         raise CheckdamError(f"the secret file {path} must have mode 0600 (got {mode:04o}): chmod 600 {path}")
     if not secret:
         raise CheckdamError(f"the secret file {path} must not be empty")

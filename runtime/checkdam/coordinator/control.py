@@ -21,7 +21,18 @@ import msgspec
 from checkdam.core.clock import Clock
 from checkdam.core.errors import AuthenticationError
 from checkdam.wire.frames import accept, frame, receive_frame
-from checkdam.wire.messages import Hello, Message, Ping, Pong, ToCoordinator, Welcome, decode_to_coordinator, encode
+from checkdam.wire.messages import (
+    Hello,
+    Leaving,
+    Message,
+    Ping,
+    Pong,
+    Shutdown,
+    ToCoordinator,
+    Welcome,
+    decode_to_coordinator,
+    encode,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +51,7 @@ class WorkerLink:
         pid: Its process id, on its machine.
         address: Where it connected from.
         connected_ms: Wall clock.
+        leaving: Whether it wants to go.
     """
 
     def __init__(self, hello: Hello, writer: asyncio.StreamWriter, clock: Clock) -> None:
@@ -51,6 +63,7 @@ class WorkerLink:
         self.connected_ms = clock.now_ms()
         self.last_heard_ms = clock.monotonic_ms()
         self.lost_because = ""
+        self.leaving = False
         self._writer = writer
         self._pings = 0
 
@@ -97,6 +110,11 @@ class ControlServer:
         on_message: A worker has said something; heartbeats are not handed on.
         on_lost: A worker's connection has ended, for the reason given. Not called while the server closes.
         on_newer_epoch: A worker has served a later coordinator than this one.
+
+    Attributes:
+        links: The connections of the workers that may be counted on, by index.
+        instances: index → id of the supervisor that was connected last.
+        rejected_peers: How many connections could not authenticate.
     """
 
     def __init__(
@@ -114,6 +132,7 @@ class ControlServer:
         on_newer_epoch: Callable[[int], None],
     ) -> None:
         self.links: dict[int, WorkerLink] = {}
+        self.instances: dict[int, str] = {}
         self.rejected_peers = 0
         self._secret = secret
         self._job_id = job_id
@@ -150,6 +169,14 @@ class ControlServer:
         link = self.links.get(index)
         if link is not None:
             link.send(message)
+
+    def release(self, reason: str) -> None:
+        """Let all workers go that want to: their places are free from now on, for others."""
+        for index, link in list(self.links.items()):
+            if link.leaving:
+                link.send(Shutdown(reason))
+                del self.links[index]
+                self._on_lost(index, "it was let go")
 
     async def close(self, patience_s: float = 2.0) -> None:
         """Stop listening, let queued messages go out for at most `patience_s`, and cut all connections."""
@@ -215,6 +242,7 @@ class ControlServer:
             self._on_lost(hello.index, before.lost_because)
         link = WorkerLink(hello, writer, self._clock)
         self.links[hello.index] = link
+        self.instances[hello.index] = link.instance
         self._on_connected(link)
         return link
 
@@ -239,7 +267,10 @@ class ControlServer:
                 body = await receive_frame(reader)
                 link.last_heard_ms = self._clock.monotonic_ms()
                 message = decode_to_coordinator(body)
-                if not isinstance(message, Pong):
+                if isinstance(message, Leaving):
+                    link.leaving = True
+                # Whoever was let go has a successor.
+                if not isinstance(message, Pong) and self.links.get(link.index) is link:
                     self._on_message(link.index, message)
         except asyncio.IncompleteReadError:
             pass

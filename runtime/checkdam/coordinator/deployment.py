@@ -17,7 +17,7 @@ import msgspec
 
 from checkdam.checkpoint.manifest import SourceSnapshot, SubtaskSnapshot
 from checkdam.coordinator.adoption import without_committables
-from checkdam.coordinator.attempt import Attempt, AttemptEnd, Finished, Phase, Stopped
+from checkdam.coordinator.attempt import Attempt, AttemptEnd, Finished, Left, Phase, Stopped
 from checkdam.coordinator.board import Board
 from checkdam.coordinator.bootstrap import JobGraph
 from checkdam.coordinator.checkpoints import CheckpointTracker
@@ -37,6 +37,7 @@ from checkdam.wire.messages import (
     Drop,
     FinishedSplits,
     Hello,
+    Leaving,
     Message,
     Pong,
     RequestSplits,
@@ -187,6 +188,13 @@ class Deployment:
         """Stop without a checkpoint."""
         self.attempt.end(Stopped(None))
 
+    def request_leave(self) -> None:
+        """End the attempt for somebody who leaves: after an ordinary checkpoint if it runs, at once otherwise."""
+        if self._flow is not None:
+            self._flow.request_leave()
+        else:
+            self.attempt.end(Left())
+
     def discovered(self, source_id: str) -> None:
         """The enumerator of a source has found new splits."""
         if self._assigner is not None and not self.attempt.failing:
@@ -194,7 +202,7 @@ class Deployment:
 
     def handle(self, index: int, message: ToCoordinator) -> None:
         """Worker `index` has said something; what is of another attempt is ignored."""
-        if isinstance(message, Hello | Pong) or message.attempt != self.attempt.id:
+        if isinstance(message, Hello | Pong | Leaving) or message.attempt != self.attempt.id:
             return
         flow, assigner, reservations = self._flow, self._assigner, self._lasting.reservations
         match message:

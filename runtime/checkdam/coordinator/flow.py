@@ -7,9 +7,10 @@ splits belong either to a worker's snapshot or to the enumerator's, never to bot
 The journal entry is the commit point. Once it is being written the outcome belongs to storage: when the attempt fails
 meanwhile, `settled` waits for it, and the next attempt starts from whatever the journal then says.
 
-The last checkpoint is one of three kinds: the *final* one, after all input has ended, is repeated until it succeeds, and
-when all sinks have committed it the journal gets `finished`; one taken for a *stop* is journalled as `stopped`; and any
-other is followed by the next.
+The last checkpoint is one of four kinds: the *final* one, after all input has ended, is repeated until it succeeds, and
+when all sinks have committed it the journal gets `finished`; one taken for a *stop* is journalled as `stopped`; one taken because
+a process *leaves* ends the attempt too, but is journalled like any other, so the job goes on from it by itself; and any other
+is followed by the next.
 
 A *savepoint* is taken like a checkpoint and counts for nothing: it is no base, nothing is journalled, and no sink commits.
 What its sinks have prepared stays pending in the job, whose next failure would throw it away with everything else since the
@@ -29,7 +30,7 @@ from typing import Final, Literal
 import msgspec
 
 from checkdam.checkpoint.manifest import CheckpointManifest, SourceSnapshot
-from checkdam.coordinator.attempt import Attempt, Finished, Stopped
+from checkdam.coordinator.attempt import Attempt, Finished, Left, Stopped
 from checkdam.coordinator.checkpoints import CheckpointCause, CheckpointTracker, PendingCheckpoint, own_files
 from checkdam.coordinator.increments import Increments
 from checkdam.coordinator.records import Records
@@ -100,6 +101,7 @@ class CheckpointFlow:
         self._full_requested = False
         self._stop_requested = False
         self._insist_on_stop = False
+        self._leave_requested = False
         self._stop_savepoint: SavepointRecord | None = None
         self._wanted: deque[SavepointRecord] = deque()
         self._saving: PendingCheckpoint | None = None
@@ -138,6 +140,11 @@ class CheckpointFlow:
         """
         self._stop_requested = True
         self._insist_on_stop = self._insist_on_stop or insist
+        self._changed.set()
+
+    def request_leave(self) -> None:
+        """Take an ordinary checkpoint, after which sources read nothing, let sinks commit, and end the attempt, whatever comes of both."""
+        self._leave_requested = True
         self._changed.set()
 
     def request_savepoint(self, savepoint: SavepointRecord) -> None:
@@ -203,6 +210,8 @@ class CheckpointFlow:
                 await self._finish()
             elif cause == "stop":
                 await self._take_stop()
+            elif cause == "leave":
+                await self._leave()
             elif cause == "savepoint":
                 await self._take_savepoint(self._wanted.popleft())
             else:
@@ -217,6 +226,8 @@ class CheckpointFlow:
                 return "final"
             if self._stop_requested:
                 return "stop"
+            if self._leave_requested:
+                return "leave"
             if self._wanted:
                 return "savepoint"
             now_ms = self._clock.monotonic_ms()
@@ -307,7 +318,7 @@ class CheckpointFlow:
                 pending.id,
                 pending.folder,
                 base=base.id if base is not None else -1,
-                stop=cause == "stop",
+                stop=cause in ("stop", "leave"),
                 savepoint=savepoint is not None,
                 drain=savepoint is not None and savepoint.drain,
             )
@@ -412,6 +423,14 @@ class CheckpointFlow:
             self._on_stop_failed(problem)
             if savepoint is not None and savepoint.drain:
                 self._attempt.fail("checkpoint", f"the savepoint that was to drain the job failed: {problem}")
+
+    async def _leave(self) -> None:
+        problem = await self._take("leave")
+        if not problem and not await self._committed(self._tracker.next_id - 1, COMMIT_PATIENCE_S):
+            problem = "not all sinks have committed yet; the next attempt makes that good"
+        if problem:
+            _log.warning("somebody leaves before all is done: %s", problem)
+        self._attempt.end(Left(problem))
 
     async def _finish(self) -> None:
         """Take the final checkpoint, however often it takes, wait for the sinks, and close the job's books."""

@@ -1,6 +1,7 @@
 """The coordinator's HTTP API, version 1: what the operator, the command line and people use.
 
-Every route but `/healthz` needs the job's token, on loopback too, since every user of a machine can reach its loopback.
+Every route but `/healthz` needs the job's token, on loopback too, since every user of a machine can reach its loopback. Whoever collects
+metrics may have a token that opens them and nothing else.
 The Host header must be one that the coordinator is known by, or a web page could reach it through a name of its own that
 resolves to loopback. Answers are JSON; errors are `{"error": …}`. `ROUTES` is the one list of what there is, from which
 the routing and the OpenAPI document are made.
@@ -18,12 +19,16 @@ from typing import Any, Final, TypeVar
 import msgspec
 from aiohttp import hdrs, web
 
+from checkdam.checkpoint.folders import SavepointFolder
 from checkdam.coordinator.checkpoints import CheckpointRecord
-from checkdam.coordinator.job import Job, NotNowError
+from checkdam.coordinator.front import Front
+from checkdam.coordinator.job import NotNowError
 from checkdam.coordinator.metrics import METRICS_CONTENT_TYPE, render_metrics
 from checkdam.coordinator.savepoints import SavepointRecord
 from checkdam.coordinator.views import (
     AttemptView,
+    DisposeAnswer,
+    DisposeRequest,
     ErrorView,
     HealthView,
     JobView,
@@ -35,6 +40,7 @@ from checkdam.coordinator.views import (
     TriggerRequest,
     WorkerView,
 )
+from checkdam.core.errors import StorageError
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +50,7 @@ Handler = Callable[["Api", web.Request], Awaitable[web.StreamResponse]]
 _BODY_LIMIT_BYTES: Final = 65_536
 _LONGEST_WAIT_MS: Final = 30_000
 _LOOPBACK_NAMES: Final = frozenset({"localhost"})
+_METRICS_PATH: Final = "/metrics"
 
 
 @dataclass(frozen=True)
@@ -79,16 +86,20 @@ class Api:
     """Serves the API of a job.
 
     Args:
-        job: Whose.
+        front: What it speaks for.
         token: The bearer token.
+        metrics_token: Another one, which opens the metrics alone; empty for none.
         allowed_hosts: Names and addresses, beside loopback, that the Host header may hold.
         openapi: The OpenAPI document.
     """
 
-    def __init__(self, job: Job, token: bytes, allowed_hosts: Iterable[str], openapi: bytes) -> None:
-        self.job = job
+    def __init__(
+        self, front: Front, token: bytes, metrics_token: bytes, allowed_hosts: Iterable[str], openapi: bytes
+    ) -> None:
+        self.front = front
         self.openapi = openapi
         self._token = token
+        self._metrics_token = metrics_token
         self._allowed_hosts = _LOOPBACK_NAMES | {host.lower().strip("[]") for host in allowed_hosts}
         self._runner: web.AppRunner | None = None
 
@@ -110,6 +121,7 @@ class Api:
 
     async def close(self) -> None:
         """Stop listening; requests under way get a moment."""
+        self.front.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -127,7 +139,7 @@ class Api:
             return _error(
                 421, "the Host header must name this coordinator; add the name to `allowed_hosts` if it is right"
             )
-        if request.path not in _OPEN_PATHS and not self._authorised(request.headers.get(hdrs.AUTHORIZATION, "")):
+        if not self._authorised(request.path, request.headers.get(hdrs.AUTHORIZATION, "")):
             answer = _error(401, "the request must carry the job's token: `Authorization: Bearer <token>`")
             answer.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
             return answer
@@ -139,14 +151,23 @@ class Api:
             return _error(400, str(error))
         except NotNowError as error:
             return _error(409, str(error))
+        except StorageError as error:
+            return _error(503, str(error))
         except Exception:
             _log.exception("%s %s failed", request.method, request.path)
             return _error(500, "the coordinator failed to answer; its log says why")
 
-    def _authorised(self, header: str) -> bool:
+    def _authorised(self, path: str, header: str) -> bool:
+        if path in _OPEN_PATHS:
+            return True
         scheme, _, given = header.partition(" ")
         # As bytes: compare_digest refuses text that is not ASCII.
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
+        presented = given.strip().encode()
+        if scheme.lower() != "bearer" or not presented:
+            return False
+        if path == _METRICS_PATH and hmac.compare_digest(presented, self._metrics_token):
+            return True
+        return hmac.compare_digest(presented, self._token)
 
     def _known_host(self, header: str) -> bool:
         name = _host_name(header)
@@ -185,33 +206,43 @@ async def _body(request: web.Request, kind: type[T]) -> T:
         raise _BadRequestError(f"the body must be a {kind.__name__}: {error}") from error
 
 
+def _number(request: web.Request, name: str) -> int:
+    """A parameter of the query; 0 where it is left out."""
+    text = request.query.get(name, "0")
+    if not (text.isascii() and text.isdecimal()):
+        raise _BadRequestError(f"`{name}` must be a whole number (got {text!r})")
+    return int(text)
+
+
 async def _healthz(api: Api, request: web.Request) -> web.Response:
     return _answer(HealthView())
 
 
 async def _job(api: Api, request: web.Request) -> web.Response:
-    return _answer(api.job.view())
+    wait_ms, version = _number(request, "waitMs"), _number(request, "version")
+    return _answer(await api.front.changed(version, min(wait_ms, _LONGEST_WAIT_MS) / 1000))
 
 
 async def _attempts(api: Api, request: web.Request) -> web.Response:
-    return _answer(api.job.board.attempts())
+    return _answer(api.front.job.board.attempts() if api.front.job is not None else [])
 
 
 async def _workers(api: Api, request: web.Request) -> web.Response:
-    return _answer(api.job.board.workers(api.job.server.links))
+    job = api.front.job
+    return _answer(job.board.workers(job.server.links) if job is not None else [])
 
 
 async def _operators(api: Api, request: web.Request) -> web.Response:
-    return _answer(api.job.board.operators())
+    return _answer(api.front.job.board.operators() if api.front.job is not None else [])
 
 
 async def _checkpoints(api: Api, request: web.Request) -> web.Response:
-    return _answer(list(api.job.tracker.history))
+    return _answer(list(api.front.job.tracker.history) if api.front.job is not None else [])
 
 
 async def _checkpoint(api: Api, request: web.Request) -> web.Response:
-    text = request.match_info["id"]
-    record = api.job.tracker.find(int(text)) if text.isdecimal() else None
+    text, job = request.match_info["id"], api.front.job
+    record = job.tracker.find(int(text)) if text.isdecimal() and job is not None else None
     if record is None:
         return _error(404, f"checkpoint {text} is not among the last ones of this epoch")
     return _answer(record)
@@ -219,22 +250,20 @@ async def _checkpoint(api: Api, request: web.Request) -> web.Response:
 
 async def _trigger(api: Api, request: web.Request) -> web.Response:
     wish = await _body(request, TriggerRequest)
-    return _answer(api.job.request_checkpoint(wish.after, full=wish.full), 202)
+    return _answer(api.front.asked().request_checkpoint(wish.after, full=wish.full), 202)
 
 
 async def _savepoints(api: Api, request: web.Request) -> web.Response:
-    return _answer(api.job.savepoints.all())
+    return _answer(api.front.job.savepoints.all() if api.front.job is not None else [])
 
 
 async def _savepoint(api: Api, request: web.Request) -> web.Response:
-    wait_ms = request.query.get("waitMs", "0")
-    if not wait_ms.isdecimal():
-        raise _BadRequestError(f"`waitMs` must be a whole number of milliseconds (got {wait_ms!r})")
-    name = request.match_info["request"]
-    record = api.job.savepoints.find(name)
-    if record is None:
+    wait_ms = _number(request, "waitMs")
+    name, job = request.match_info["request"], api.front.job
+    record = job.savepoints.find(name) if job is not None else None
+    if job is None or record is None:
         return _error(404, f"no savepoint was asked for as {name!r} in this epoch")
-    await api.job.savepoints.wait_ended(record, min(int(wait_ms), _LONGEST_WAIT_MS) / 1000)
+    await job.savepoints.wait_ended(record, min(wait_ms, _LONGEST_WAIT_MS) / 1000)
     return _answer(record)
 
 
@@ -242,17 +271,30 @@ async def _take_savepoint(api: Api, request: web.Request) -> web.Response:
     wish = await _body(request, SavepointRequest)
     if wish.drain and not wish.stop:
         raise _BadRequestError("`drain` needs `stop`: a job whose event time has come to its end cannot go on")
-    return _answer(api.job.request_savepoint(wish.request, stop=wish.stop, drain=wish.drain), 202)
+    job = api.front.asked()
+    return _answer(job.request_savepoint(wish.request, stop=wish.stop, drain=wish.drain), 202)
+
+
+async def _dispose(api: Api, request: web.Request) -> web.Response:
+    wish = await _body(request, DisposeRequest)
+    job = api.front.asked()
+    uri = wish.uri.rstrip("/")
+    parent, _, folder = uri.rpartition("/")
+    if parent != job.storage_uri or SavepointFolder.parse(folder) is None:
+        raise _BadRequestError(f"`uri` must be of a savepoint below {job.storage_uri} (got {wish.uri!r})")
+    await job.dispose(folder)
+    return _answer(DisposeAnswer(uri))
 
 
 async def _stop(api: Api, request: web.Request) -> web.Response:
     wish = await _body(request, StopRequest)
-    api.job.request_stop(checkpoint=wish.checkpoint)
-    return _answer(StopAnswer(api.job.state), 202)
+    if api.front.ended is None:
+        api.front.asked().request_stop(checkpoint=wish.checkpoint)
+    return _answer(StopAnswer(api.front.view().state), 202)
 
 
 async def _metrics(api: Api, request: web.Request) -> web.Response:
-    return web.Response(body=render_metrics(api.job), headers={hdrs.CONTENT_TYPE: METRICS_CONTENT_TYPE})
+    return web.Response(body=render_metrics(api.front), headers={hdrs.CONTENT_TYPE: METRICS_CONTENT_TYPE})
 
 
 async def _openapi(api: Api, request: web.Request) -> web.Response:
@@ -261,7 +303,18 @@ async def _openapi(api: Api, request: web.Request) -> web.Response:
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/healthz", "Whether the coordinator's event loop answers.", HealthView, _healthz, open=True),
-    Route("GET", "/v1/job", "The job: state, epoch, attempt, restarts, last failure, last checkpoint.", JobView, _job),
+    Route(
+        "GET",
+        "/v1/job",
+        "The job: state, epoch, attempt, workers, failures, last checkpoint, how it has ended.",
+        JobView,
+        _job,
+        errors=((400, "`version` or `waitMs` is wrong."),),
+        query=(
+            ("version", "The version that is known: answer as soon as there is another one."),
+            ("waitMs", "But answer after so long in any case, at most 30 s; at once where it is left out."),
+        ),
+    ),
     Route("GET", "/v1/attempts", "The latest attempts of this epoch, oldest first.", list[AttemptView], _attempts),
     Route("GET", "/v1/workers", "All workers, connected or not.", list[WorkerView], _workers),
     Route(
@@ -321,15 +374,28 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route(
         "POST",
+        "/v1/savepoints/dispose",
+        "Delete a savepoint for good. Repeating the request is safe.",
+        DisposeAnswer,
+        _dispose,
+        DisposeRequest,
+        errors=(
+            (400, "The body is wrong, or names no savepoint of this job."),
+            (409, "The job still needs it, or has not begun."),
+            (503, "Storage failed."),
+        ),
+    ),
+    Route(
+        "POST",
         "/v1/stop",
         "Stop the job, with a last checkpoint or at once. Repeating the request is safe.",
         StopAnswer,
         _stop,
         StopRequest,
         202,
-        ((400, "The body is wrong."),),
+        ((400, "The body is wrong."), (409, "The job has not begun.")),
     ),
-    Route("GET", "/metrics", "Metrics in Prometheus' text format.", str, _metrics),
+    Route("GET", _METRICS_PATH, "Metrics in Prometheus' text format.", str, _metrics),
     Route("GET", "/v1/openapi.json", "This document.", dict[str, Any], _openapi),
 )
 

@@ -5,7 +5,8 @@ attempt; the job finds out where the first begins, gives each what workers say, 
 ends when there is nothing left to do.
 
 A job ends *finished*, *stopped* or *failed*, all of which workers are told; or because it was *deposed*: then another
-coordinator owns it, and this one falls silent at once.
+coordinator owns it, and this one falls silent at once. A coordinator may also *leave* its job, after a last checkpoint: workers wait
+for the next one. A worker that leaves gets a last checkpoint, too; then the job waits until another has come in its place.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ import secrets
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
-from checkdam.coordinator.attempt import Failure, Phase
+from checkdam.coordinator.attempt import Failure, Left, Phase
 from checkdam.coordinator.board import Board
 from checkdam.coordinator.bootstrap import Bootstrap, JobGraph, fall_back_or_raise
 from checkdam.coordinator.checkpoints import CheckpointRecord, CheckpointTracker, Schedule
 from checkdam.coordinator.config import CoordinatorConfig
 from checkdam.coordinator.control import ControlServer, WorkerLink
 from checkdam.coordinator.deployment import Deployment, Lasting
+from checkdam.coordinator.discovery import discover
 from checkdam.coordinator.housekeeping import keep_house
 from checkdam.coordinator.ledger import Base
 from checkdam.coordinator.outcome import Outcome, outcome_of
@@ -32,15 +34,17 @@ from checkdam.coordinator.records import Records
 from checkdam.coordinator.reservations import Reservations
 from checkdam.coordinator.restart import RestartPolicy
 from checkdam.coordinator.savepoints import SavepointRecord, Savepoints
-from checkdam.coordinator.splits import Enumerator
 from checkdam.coordinator.threads import SerialThread
-from checkdam.coordinator.views import JobState, JobView, TriggerAnswer
+from checkdam.coordinator.views import JobState, JobView, TriggerAnswer, WorkerPresence
 from checkdam.core.clock import Clock
 from checkdam.core.errors import CheckpointError, DeposedError, StorageError
 from checkdam.wire.frames import FrameError
-from checkdam.wire.messages import AttemptId, Message, Shutdown, ToCoordinator
+from checkdam.wire.messages import AttemptId, Leaving, Message, Shutdown, ToCoordinator
 
 _log = logging.getLogger(__name__)
+
+
+_LEFT: Final = Outcome("LEFT", "the coordinator has left; the job goes on from its last checkpoint under another one")
 
 
 class NotNowError(Exception):
@@ -80,7 +84,7 @@ class Job:
         spec = plan.job.spec
         self.plan = plan
         self.board = Board(plan.graph, spec.parallelism, clock)
-        self.tracker = CheckpointTracker(_schedule(plan, config), next_id=0)
+        self.tracker = CheckpointTracker(Schedule.of(spec.checkpoint, external=config.external_schedule), next_id=0)
         self.savepoints = Savepoints()
         self.server = ControlServer(
             secret=secret,
@@ -109,8 +113,9 @@ class Job:
         self._stop_problem = ""
         self._restored_from = ""
         self._workers_changed = asyncio.Event()
-        self._leave = asyncio.Event()
-        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._no_more = asyncio.Event()
+        self._leaving = False
+        self._over: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._checking: asyncio.Task[None] | None = None
 
@@ -121,6 +126,8 @@ class Job:
         """Where the job stands."""
         if self._ended is not None:
             return self._ended
+        if self._leaving:
+            return "STOPPING"
         if self._current is None:
             return "STARTING"
         if self._stop is not None:
@@ -128,6 +135,11 @@ class Job:
         if self._current.attempt.failing or self._current.before_reading:
             return "RESTARTING" if self.board.last_failure is not None else "DEPLOYING"
         return "FINISHING" if self._current.attempt.phase is Phase.FINISHING else "RUNNING"
+
+    @property
+    def storage_uri(self) -> str:
+        """The job's folder in storage."""
+        return self._records.uri
 
     def view(self) -> JobView:
         """The job for people."""
@@ -151,6 +163,12 @@ class Job:
             restored_from=self._restored_from,
             stop_problem=self._stop_problem,
             rejected_peers=self.server.rejected_peers + self.board.rejected_by_workers,
+            workers=[
+                WorkerPresence(index, index in self.server.links, self.server.instances.get(index, ""))
+                for index in range(job.spec.parallelism)
+            ],
+            checkpoint_failures=self.tracker.failures_in_a_row,
+            checkpoint_problem=self.tracker.problem,
         )
 
     def request_checkpoint(self, after: int | None, *, full: bool = False) -> TriggerAnswer:
@@ -165,12 +183,15 @@ class Job:
         """
         base = self._records.base
         if after is not None and base is not None and base.id > after and not (full and base.increments):
-            return TriggerAnswer(base.id, "COMPLETED")
-        if self._current is None or not self._current.running:
+            return TriggerAnswer(base.id, "COMPLETED", self.tracker.last_completed)
+        if self._ended is not None or self._current is None or not self._current.running:
             raise NotNowError(f"a checkpoint can be taken while the job is running (it is {self.state})")
         number = self._current.request_checkpoint(full=full)
         pending = self.tracker.pending
-        return TriggerAnswer(number, "IN_PROGRESS" if pending is not None and pending.id == number else "SCHEDULED")
+        status: Literal["IN_PROGRESS", "SCHEDULED"] = "SCHEDULED"
+        if pending is not None and pending.id == number:
+            status = "IN_PROGRESS"
+        return TriggerAnswer(number, status, self.tracker.last_completed)
 
     def request_savepoint(self, request: str, *, stop: bool, drain: bool) -> SavepointRecord:
         """Take a savepoint, unless one was asked for under the same name.
@@ -223,9 +244,29 @@ class Job:
         if checkpoint and current is not None and (current.running or not insist):
             current.request_stop(insist=insist)
         elif not checkpoint or insist:
-            self._leave.set()
+            self._no_more.set()
             if current is not None:
                 current.stop_now()
+
+    async def dispose(self, folder: str) -> None:
+        """Delete the savepoint in `folder` of the job's own folder, for good; without effect if it is not there.
+
+        Raises:
+            NotNowError: The journal still needs it.
+            StorageError: Storage failed; asking again is safe.
+        """
+        try:
+            await self._records.dispose(folder)
+        except CheckpointError as error:
+            raise NotNowError(str(error)) from error
+
+    def leave(self) -> None:
+        """End this coordinator's work and not the job: after an ordinary checkpoint if an attempt runs, at once otherwise."""
+        self._leaving = True
+        if self._current is not None and self._current.running:
+            self._current.request_leave()
+        elif not self._over.done():
+            self._over.set_result(_LEFT)
 
     # The life of the job
 
@@ -238,15 +279,18 @@ class Job:
         """
         main = asyncio.create_task(self._main())
         try:
-            either: list[asyncio.Future[Any]] = [main, self._broken]
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if self._broken.done():
-                self._broken.result()
-            outcome = main.result()
+            await asyncio.wait((main, self._over), return_when=asyncio.FIRST_COMPLETED)
+            outcome = self._over.result() if self._over.done() else main.result()
+            if outcome.state == "LEFT":
+                self.server.release(outcome.message)
+                return outcome
             self._ended = outcome.state
             for link in self.server.links.values():
                 link.send(Shutdown(outcome.message))
             return outcome
+        except Exception:
+            self._ended = "FAILED"
+            raise
         finally:
             if self._current is not None:
                 self._current.halt()
@@ -263,21 +307,26 @@ class Job:
         self._spawn(keep_house(self._records, self._reservations, self._clock, period_s, self._running))
         for enumerator in self._enumerators.values():
             if enumerator.rediscovers:
-                self._spawn(self._discover(enumerator))
+                self._spawn(discover(enumerator, self.plan.job.spec.parallelism, self._on_discovered))
         if self._reservations is not None:
             self._spawn(self._reservations.run())
         number = 0
         while True:
+            self.server.release("nothing runs that needs the worker")
             if not await self._workers_there():
                 return Outcome("STOPPED", "stopped while waiting for workers")
             number += 1
             current = self._deployment(AttemptId(self._records.epoch, number))
             end = await current.live()
             outcome = outcome_of(current, end)
+            if outcome is None and self._leaving:
+                outcome = _LEFT
             if outcome is None and isinstance(end, Failure):
                 outcome = await self._after_failure(current, end)
             if outcome is not None:
                 return outcome
+            if isinstance(end, Left):
+                self.board.restarts += 1
 
     async def _establish(self) -> Base:
         config = self._config
@@ -292,16 +341,16 @@ class Job:
         )
         base = await bootstrap.run(config.restore_from, config.origin, again=config.may_repeat_origin)
         self._restored_from = self._records.notes.restored_from or f"{self._records.uri}/{base.folder}"
-        self.tracker.begins_with(_restored_record(base))
+        self.tracker.begins_with(CheckpointRecord.restored(base.folder, base.manifest))
         return base
 
     async def _workers_there(self) -> bool:
         """Wait until all workers are connected; False if the job is to stop before."""
         while len(self.server.links) < self.plan.job.spec.parallelism:
             self._workers_changed.clear()
-            if not await self._unless_leaving(self._workers_changed.wait()):
+            if not await self._unless_over(self._workers_changed.wait()):
                 return False
-        return not self._leave.is_set()
+        return not self._no_more.is_set()
 
     def _deployment(self, attempt: AttemptId) -> Deployment:
         self._current = Deployment(
@@ -332,7 +381,7 @@ class Job:
                 "FAILED", f"{failure.error}\n(no restart any more: `spec.restart.strategy` is {strategy})", clean=False
             )
         self.board.restarts += 1
-        if not await self._unless_leaving(asyncio.sleep(delay_ms / 1000)):
+        if not await self._unless_over(asyncio.sleep(delay_ms / 1000)):
             return Outcome("STOPPED", "stopped between two attempts; the job goes on from its last checkpoint")
         return None
 
@@ -355,19 +404,19 @@ class Job:
         except StorageError as error:
             _log.warning("whether the checkpoint is damaged cannot be told now: %s", error)
             return True
-        self.tracker.begins_with(_restored_record(older))
+        self.tracker.begins_with(CheckpointRecord.restored(older.folder, older.manifest))
         return True
 
-    async def _unless_leaving(self, waiting: Coroutine[Any, Any, Any]) -> bool:
+    async def _unless_over(self, waiting: Coroutine[Any, Any, Any]) -> bool:
         """Wait for `waiting`; False if the job is to end before."""
         task = asyncio.create_task(waiting)
-        leaving = asyncio.create_task(self._leave.wait())
+        over = asyncio.create_task(self._no_more.wait())
         try:
-            await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, over}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             task.cancel()
-            leaving.cancel()
-        return not self._leave.is_set()
+            over.cancel()
+        return not self._no_more.is_set()
 
     # What goes on beside it
 
@@ -375,19 +424,9 @@ class Job:
         """The attempt that reads now, if one does."""
         return self._current.attempt.id if self._current is not None and self._current.running else None
 
-    async def _discover(self, enumerator: Enumerator) -> None:
-        """Look for new splits now and then; a source that cannot be asked now is asked again."""
-        thread = SerialThread(f"discovery-{enumerator.source_id}")
-        source = enumerator.source
-        while True:
-            await asyncio.sleep(source.discovery_interval_ms / 1000)
-            try:
-                found = await thread.run(source.splits, self.plan.job.spec.parallelism)
-            except Exception as error:
-                _log.warning("source `%s` could not look for new splits: %s", enumerator.source_id, error)
-                continue
-            if enumerator.found(found) and self._current is not None:
-                self._current.discovered(enumerator.source_id)
+    def _on_discovered(self, source_id: str) -> None:
+        if self._current is not None:
+            self._current.discovered(source_id)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._watch(asyncio.create_task(work))
@@ -405,8 +444,8 @@ class Job:
 
     def broken(self, error: BaseException) -> None:
         """Something failed that no restart can cure: the job ends with it."""
-        if not self._broken.done():
-            self._broken.set_exception(error)
+        if not self._over.done():
+            self._over.set_exception(error)
 
     def _on_stop_failed(self, problem: str) -> None:
         self._stop, self._stop_problem = None, problem
@@ -431,12 +470,20 @@ class Job:
             self._watch(self._checking)
 
     def _on_message(self, index: int, message: ToCoordinator) -> None:
-        if self._current is None:
-            return
-        try:
-            self._current.handle(index, message)
-        except Exception as error:
-            self.broken(error)
+        if isinstance(message, Leaving):
+            self._on_leaving(index)
+        elif self._current is not None:
+            try:
+                self._current.handle(index, message)
+            except Exception as error:
+                self.broken(error)
+
+    def _on_leaving(self, index: int) -> None:
+        _log.info("worker %d is about to leave", index)
+        if self._current is not None and not self._current.attempt.failing:
+            self._current.request_leave()
+        else:
+            self.server.release("nothing runs that needs the worker")
 
     def send_reserved(self, attempt: AttemptId, index: int, message: Message) -> None:
         """Queue a message to a worker if `attempt` is still the running one."""
@@ -452,32 +499,6 @@ class Job:
                 self._current.attempt.fail(
                     "fatal", f"a {type(message).__name__} for worker {index} is too long: {error}"
                 )
-
-
-def _schedule(plan: JobGraph, config: CoordinatorConfig) -> Schedule:
-    checkpoint = plan.job.spec.checkpoint
-    return Schedule(
-        interval_ms=checkpoint.interval_ms,
-        min_pause_ms=checkpoint.min_pause_ms,
-        timeout_ms=checkpoint.timeout_ms,
-        tolerable_failures=checkpoint.tolerable_failures,
-        external=config.external_schedule,
-    )
-
-
-def _restored_record(base: Base) -> CheckpointRecord:
-    manifest = base.manifest
-    return CheckpointRecord(
-        id=manifest.id,
-        cause="restored",
-        status="COMPLETED",
-        attempt=f"{manifest.epoch}.{manifest.attempt}",
-        triggered_ms=manifest.created_ms,
-        folder=base.folder,
-        size_bytes=manifest.size_bytes,
-        full=not manifest.increments,
-        acknowledged=len({snapshot.subtask for snapshot in manifest.subtasks}),
-    )
 
 
 __all__ = ["Job", "NotNowError"]

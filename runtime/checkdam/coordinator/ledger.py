@@ -36,7 +36,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from checkdam.checkpoint.copies import copy_files
+from checkdam.checkpoint.copies import copy_files, dispose_savepoint
 from checkdam.checkpoint.entries import JournalEntry, Kind
 from checkdam.checkpoint.folders import METADATA, Attempt, CheckpointFolder, SavepointFolder
 from checkdam.checkpoint.journal import Journal
@@ -56,8 +56,9 @@ T = TypeVar("T")
 
 _SETTLE_PAUSE_S: Final = 1.0
 
-Verdict = Literal["go", "finished", "stopped"]
-"""What the journal says about starting an attempt: go on, the job is done, or it waits to be resumed."""
+Verdict = Literal["go", "finished", "stopped", "newer"]
+"""What the journal says about starting an attempt: go on, the job is done, it waits to be resumed, or it has come further than the wish
+to start knew."""
 
 
 class Notes(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -148,8 +149,10 @@ class Ledger:
         """The coordinator's epoch; 0 before `take_over`."""
         return self._journal.epoch
 
-    def take_over(self, *, fresh: bool, resume: bool, origin: str, again: bool, since_epoch: int = 0) -> Verdict:
-        """Fence the journal, unless what it says keeps the job from starting.
+    def take_over(
+        self, *, fresh: bool, resume: bool, origin: str, again: bool, since_epoch: int = 0, expected: str = ""
+    ) -> Verdict:
+        """Fence the journal, unless what it says keeps the job from starting; then `read_base` tells what that is about.
 
         Args:
             fresh: The job is to start over.
@@ -158,24 +161,28 @@ class Ledger:
             origin: Names the wish to start over or from a certain checkpoint, which overrules what keeps the job from starting;
                 empty if there is none.
             again: This coordinator replaces one that was started with the same wish.
+            expected: Folder of the checkpoint that the journal must name, unless the wish is to start over; empty: any. It holds for the first
+                coordinator of a wish: what is newer after `since_epoch` comes from itself.
 
         Raises:
             DeposedError: Another coordinator has taken over in the meantime.
             StorageError, CheckpointError: The journal cannot be read or written.
         """
         tail = self._journal.tail()
+        self._folder = tail.checkpoint if tail is not None else ""
         wished = bool(origin) and not (again and _notes(tail).origin == origin)
         resume = resume and not (
             since_epoch and tail is not None and tail.kind == "stopped" and tail.epoch >= since_epoch
         )
-        if not wished and (verdict := _verdict(tail, resume)) != "go":
+        expected = "" if since_epoch else expected
+        if not wished and (verdict := _verdict(tail, resume, expected)) != "go":
             return verdict
         fence = self._journal.fence(fresh and wished)
-        if not wished and (verdict := _verdict(fence, resume)) != "go":
+        self._folder = fence.checkpoint
+        if not wished and (verdict := _verdict(fence, resume, expected)) != "go":
             return verdict
         self.notes = _notes(fence)
         self._retained = list(fence.retained)
-        self._folder = fence.checkpoint
         self.resumes_stop = fence.follows == "stopped"
         return "go"
 
@@ -326,6 +333,16 @@ class Ledger:
         """
         self._journal.prune()
 
+    def dispose(self, folder: str) -> None:
+        """Delete a savepoint; one that is not there, or not whole, is left to the sweep.
+
+        Raises:
+            CheckpointError: The journal still needs it.
+            StorageError: Storage failed; calling again goes on.
+        """
+        if self.storage.exists(f"{folder}/{METADATA}"):
+            dispose_savepoint(self._store, folder)
+
     def resume(self) -> None:
         """Journal that a job that was stopped goes on, so that from now on it does so without being told.
 
@@ -445,7 +462,9 @@ def _notes(entry: JournalEntry | None) -> Notes:
     return msgspec.convert(entry.data, Notes)
 
 
-def _verdict(entry: JournalEntry | None, resume: bool) -> Verdict:
+def _verdict(entry: JournalEntry | None, resume: bool, expected: str) -> Verdict:
+    if expected and expected != (entry.checkpoint if entry is not None else ""):
+        return "newer"
     if entry is None:
         return "go"
     if entry.decision == "finished":

@@ -15,31 +15,33 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from checkdam.coordinator.job import Job
-from checkdam.coordinator.views import JobState, OperatorView, WorkerView
+from checkdam.coordinator.checkpoints import CheckpointTracker
+from checkdam.coordinator.front import Front
+from checkdam.coordinator.views import JobState, JobView, OperatorView, WorkerView
 
 METRICS_CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
 _JOB: Final = ("job_id",)
 
 
-def render_metrics(job: Job) -> bytes:
-    """All metrics of the job as of now."""
+def render_metrics(front: Front) -> bytes:
+    """All metrics of the job as of now; before it has begun, those that there are."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_JobCollector(job))
+    registry.register(_JobCollector(front))
     return generate_latest(registry)
 
 
 class _JobCollector(Collector):
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, front: Front) -> None:
+        self._front = front
 
     def collect(self) -> Iterable[Metric]:
-        job_id = self._job.plan.job.job_id
-        yield from _of_job(self._job, job_id)
-        yield from _of_checkpoints(self._job, job_id)
-        yield from _of_operators(self._job.board.operators(), job_id)
-        yield from _of_workers(self._job.board.workers(self._job.server.links), job_id)
+        view, job = self._front.view(), self._front.job
+        yield from _of_job(view)
+        if job is not None:
+            yield from _of_checkpoints(job.tracker, view.job_id)
+            yield from _of_operators(job.board.operators(), view.job_id)
+            yield from _of_workers(job.board.workers(job.server.links), view.job_id)
 
     def describe(self) -> Iterable[Metric]:
         return ()
@@ -57,8 +59,8 @@ def _counter(name: str, text: str, value: float, job_id: str) -> Metric:
     return family
 
 
-def _of_job(job: Job, job_id: str) -> Iterator[Metric]:
-    view = job.view()
+def _of_job(view: JobView) -> Iterator[Metric]:
+    job_id = view.job_id
     states = GaugeMetricFamily("checkdam_job_state", "1 for the state that the job is in.", labels=(*_JOB, "state"))
     for state in get_args(JobState):
         states.add_metric([job_id, state], float(state == view.state))
@@ -72,11 +74,10 @@ def _of_job(job: Job, job_id: str) -> Iterator[Metric]:
     yield _counter("rejected_peers", "Connections that could not authenticate.", view.rejected_peers, job_id)
 
 
-def _of_checkpoints(job: Job, job_id: str) -> Iterator[Metric]:
-    tracker = job.tracker
+def _of_checkpoints(tracker: CheckpointTracker, job_id: str) -> Iterator[Metric]:
     yield _counter("checkpoints_completed", "Checkpoints completed in this epoch.", tracker.completed_total, job_id)
     yield _counter("checkpoints_failed", "Checkpoints failed in this epoch.", tracker.failed_total, job_id)
-    failures = tracker.consecutive_failures
+    failures = tracker.failures_in_a_row
     yield _gauge("checkpoint_consecutive_failures", "Checkpoints that have failed in a row.", failures, job_id)
     yield _gauge(
         "checkpoint_in_progress", "1 while a checkpoint is in flight.", float(tracker.pending is not None), job_id

@@ -14,14 +14,16 @@ class Outcome:
     """How the job ended.
 
     Attributes:
-        state: FINISHED, STOPPED or FAILED.
+        state: FINISHED, STOPPED or FAILED; LEFT where the job goes on under another coordinator.
         message: One for people.
         clean: Whether everything went as asked.
+        journalled: Whether the journal holds that the job was stopped, so that it does not go on by itself.
     """
 
-    state: Literal["FINISHED", "STOPPED", "FAILED"]
+    state: Literal["FINISHED", "STOPPED", "FAILED", "LEFT"]
     message: str
     clean: bool = True
+    journalled: bool = False
 
 
 def outcome_of(deployment: Deployment, end: AttemptEnd) -> Outcome | None:
@@ -35,7 +37,7 @@ def outcome_of(deployment: Deployment, end: AttemptEnd) -> Outcome | None:
         if isinstance(end, Stopped) and end.checkpoint is not None:
             problem = end.problem
         message = f"stopped with checkpoint {deployment.journalled_stop}"
-        return Outcome("STOPPED", f"{message}; {problem}" if problem else message)
+        return Outcome("STOPPED", f"{message}; {problem}" if problem else message, journalled=True)
     return None
 
 

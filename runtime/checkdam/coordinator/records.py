@@ -76,10 +76,18 @@ class Records:
         """The folder of a new checkpoint or savepoint."""
         return checkpoint_folder(checkpoint, attempt, savepoint=savepoint)
 
-    async def take_over(self, *, fresh: bool, resume: bool, origin: str, again: bool, since_epoch: int) -> Verdict:
+    async def take_over(
+        self, *, fresh: bool, resume: bool, origin: str, again: bool, since_epoch: int, expected: str
+    ) -> Verdict:
         """`Ledger.take_over`."""
         return await self._thread.run(
-            self._ledger.take_over, fresh=fresh, resume=resume, origin=origin, again=again, since_epoch=since_epoch
+            self._ledger.take_over,
+            fresh=fresh,
+            resume=resume,
+            origin=origin,
+            again=again,
+            since_epoch=since_epoch,
+            expected=expected,
         )
 
     async def read_base(self) -> Base | None:
@@ -93,6 +101,10 @@ class Records:
     async def verify(self, folder: str) -> list[str]:
         """`Ledger.verify`."""
         return await self._thread.run(self._ledger.verify, folder)
+
+    async def dispose(self, folder: str) -> None:
+        """`Ledger.dispose`."""
+        await self._thread.run(self._ledger.dispose, folder)
 
     async def resume(self) -> None:
         """`Ledger.resume`."""

@@ -34,17 +34,45 @@ class FailureView(msgspec.Struct, frozen=True, rename="camel"):
     time_ms: int
 
 
+Refusal = Literal["", "NotResumed", "NewerCheckpoint", "Drained", "Incompatible", "Program", "Deposed"]
+"""Why a coordinator did not begin, or was not let go on. NotResumed: the job was stopped, and nobody said that it is to go on. NewerCheckpoint:
+the journal names another checkpoint than the one that was expected. Drained: the job was drained, which only `restoreFrom` goes on from.
+Incompatible: the checkpoint does not fit the graph. Program: the program does not load, or gives no valid graph. Deposed: another
+coordinator owns the job now."""
+
+
+class WorkerPresence(msgspec.Struct, frozen=True, rename="camel"):
+    """Whether one worker is there.
+
+    Attributes:
+        instance: Id of its supervisor process, the last one that was connected; in a pod it begins with the pod's name and `/`.
+    """
+
+    index: int
+    connected: bool
+    instance: str
+
+
 class JobView(msgspec.Struct, frozen=True, rename="camel"):
     """The job.
 
     Attributes:
+        version: Changes with everything here but counters, times and checkpoints that complete; goes up, also from one coordinator to the next.
         restarts: Attempts of this epoch that were followed by another.
         last_failure: Of an attempt of this epoch.
         last_checkpoint: The last completed one.
         pending_checkpoint: Number of the one in flight.
-        restored_from: Folder of the checkpoint that this epoch began with.
+        restored_from: Uri of the checkpoint that this epoch began with.
         stop_problem: Why the last stop that was asked for did not succeed.
         rejected_peers: Connections that could not authenticate, here and at the workers.
+        workers: All of them, by index.
+        message: How the job has ended, or what it waits for before it begins; empty otherwise.
+        stopped_with: Uri of the checkpoint or savepoint that the job was stopped with and goes on from; empty if it was not.
+        drained: Whether that is a savepoint for which the job was drained.
+        retryable: It has FAILED because of something outside of it, such as storage that cannot be reached: it may be started again.
+        refusal: Why it has FAILED without having begun, or was not let go on; empty for other reasons.
+        checkpoint_failures: Checkpoints that have failed one after another, whatever attempts there were meanwhile.
+        checkpoint_problem: Why the last of them failed.
     """
 
     name: str
@@ -64,6 +92,15 @@ class JobView(msgspec.Struct, frozen=True, rename="camel"):
     restored_from: str
     stop_problem: str
     rejected_peers: int
+    version: int = 0
+    workers: list[WorkerPresence] = []
+    message: str = ""
+    stopped_with: str = ""
+    drained: bool = False
+    retryable: bool = False
+    refusal: Refusal = ""
+    checkpoint_failures: int = 0
+    checkpoint_problem: str = ""
 
 
 class AttemptView(msgspec.Struct, frozen=True, rename="camel"):
@@ -140,16 +177,18 @@ class TriggerRequest(msgspec.Struct, frozen=True):
     full: bool = False
 
 
-class TriggerAnswer(msgspec.Struct, frozen=True):
+class TriggerAnswer(msgspec.Struct, frozen=True, rename="camel"):
     """The checkpoint in flight, the newer one that there is already, or the one that will be taken next.
 
     Attributes:
         id: Its number.
         status: COMPLETED, IN_PROGRESS, or SCHEDULED where `minPause` does not allow it yet.
+        last_completed: The last completed one, so that whoever triggers need not ask for what became of the one before.
     """
 
     id: int
     status: Literal["SCHEDULED"] | CheckpointStatus
+    last_completed: CheckpointRecord | None = None
 
 
 class StopRequest(msgspec.Struct, frozen=True):
@@ -179,6 +218,22 @@ class SavepointRequest(msgspec.Struct, frozen=True):
     drain: bool = False
 
 
+class DisposeRequest(msgspec.Struct, frozen=True):
+    """Asks to delete a savepoint.
+
+    Attributes:
+        uri: Of its folder, below the job's own.
+    """
+
+    uri: str
+
+
+class DisposeAnswer(msgspec.Struct, frozen=True):
+    """The savepoint is deleted, or was so before."""
+
+    uri: str
+
+
 class HealthView(msgspec.Struct, frozen=True):
     """The coordinator's event loop answers."""
 
@@ -193,16 +248,20 @@ class ErrorView(msgspec.Struct, frozen=True):
 
 __all__ = [
     "AttemptView",
+    "DisposeAnswer",
+    "DisposeRequest",
     "ErrorView",
     "FailureView",
     "HealthView",
     "JobState",
     "JobView",
     "OperatorView",
+    "Refusal",
     "SavepointRequest",
     "StopAnswer",
     "StopRequest",
     "TriggerAnswer",
     "TriggerRequest",
+    "WorkerPresence",
     "WorkerView",
 ]

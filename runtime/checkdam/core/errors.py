@@ -9,6 +9,7 @@
     ├── KeyTypeError             a key of a type that has no stable encoding
     ├── ValueTypeError           a value that does not fit its declared type, or must not be pickled
     ├── UserCodeError            a user's function raised; names operator and record
+    ├── SourceError              a source cannot say what there is to read
     ├── RecordError              an input record that cannot be parsed; names file and line
     ├── StorageError             checkpoint storage failed; carries operation, path and hint
     │   ├── AlreadyExistsError   a conditional create lost
@@ -18,6 +19,7 @@
     ├── CheckpointError          a checkpoint failed or cannot be used
     │   ├── CorruptCheckpointError       a file is missing or its bytes changed
     │   └── IncompatibleCheckpointError  of another job, graph or state type
+    │       └── DrainedError             a savepoint whose event time has come to its end
     └── AuthenticationError      a peer could not prove that it belongs to the job
 
 Messages say what is wrong with which thing and value, and what to do about it; they never carry a secret.
@@ -88,6 +90,10 @@ class UserCodeError(CheckdamError):
         super().__init__(f"operator `{operator}` failed on record {record}\n{user_traceback}")
 
 
+class SourceError(CheckdamError):
+    """A source cannot find its splits: what it reads from is not there, or did not answer."""
+
+
 class RecordError(CheckdamError):
     """An input record that cannot be parsed; the message names the file and the line or position."""
 
@@ -136,6 +142,10 @@ class CorruptCheckpointError(CheckpointError):
 
 class IncompatibleCheckpointError(CheckpointError):
     """A checkpoint of another job, of a changed graph or of a changed state type."""
+
+
+class DrainedError(IncompatibleCheckpointError):
+    """A savepoint for which the job was drained: nothing goes on from it unless it is named."""
 
 
 class AuthenticationError(CheckdamError):

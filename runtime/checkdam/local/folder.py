@@ -95,7 +95,7 @@ class RunFolder:
             request=self.request,
             start_count=start,
             lifeline_fd=lifeline_fd,
-            stop_on_signal=False,
+            on_signal="end",
         )
         return python_module("checkdam.coordinator", _write(folder, config))
 

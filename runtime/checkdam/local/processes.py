@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from checkdam.coordinator.app import EXIT_DEPOSED
+from checkdam.coordinator.ending import EXIT_DEPOSED
 from checkdam.core.errors import CheckdamError
 from checkdam.core.exits import describe_exit
 

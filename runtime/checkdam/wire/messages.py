@@ -152,6 +152,10 @@ class Failed(Message, frozen=True):
     """`error` | `user` (user code; message holds the traceback) | `peer` (a consequence of a failure elsewhere) | `process` (a task process died) | `fatal` (a restart cannot help)"""
 
 
+class Leaving(Message, frozen=True):
+    """The supervisor was told to end soon: a last checkpoint is welcome, and `Shutdown` when the worker is not needed any more."""
+
+
 class Pong(Message, frozen=True):
     """The answer to `Ping`; by the task process if there is one, else by the supervisor."""
 
@@ -263,7 +267,7 @@ class Drop(Message, frozen=True):
 
 
 class Shutdown(Message, frozen=True):
-    """The job has ended or was stopped: the supervisor exits with 0."""
+    """The job has ended or was stopped, or the worker that is leaving may go."""
 
     reason: str
 
@@ -285,6 +289,7 @@ ToCoordinator = (
     | Ended
     | Stats
     | Failed
+    | Leaving
     | Pong
 )
 ToWorker = (
