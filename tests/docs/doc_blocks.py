@@ -26,12 +26,12 @@ from typing import Any
 
 import yaml
 
-from checkdam.spec import parse_manifest
+from checkdam.spec import SAVEPOINT_KIND, parse_manifest, parse_savepoint
 
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = {"streamjob.md", "cli.md", "api.md", "metrics.md"}
-MANUAL_COMMANDS = ("make ", "python -m pip install ", "checkdam run examples/")
-"""What is not run from a page: it installs, runs all tests, or is run by the tests of the examples."""
+MANUAL_COMMANDS = ("make ", "python -m pip install ", "checkdam run examples/", "kubectl ", "helm ", "flux ", "argocd ")
+"""What is not run from a page: it installs, runs all tests, is run by the tests of the examples, or needs a cluster."""
 
 TOOLS = ("curl", "jq", "pgrep")
 """Programs that pages use and not every machine has."""
@@ -140,7 +140,11 @@ class PageRun:
 
 def _check_manifest(block: Block) -> None:
     data = yaml.safe_load(block.text)
+    source = f"the block at line {block.line}"
+    if data.get("kind") == SAVEPOINT_KIND:
+        parse_savepoint(data, source)
+        return
     whole = {"apiVersion": "checkdam.dev/v1alpha1", "kind": "StreamJob", "metadata": {"name": "job"}, **data}
     spec = {"program": {"entrypoint": "job:build"}, **whole["spec"]}
     checkpoint = {"storage": {"uri": "file:///var/lib/checkdam"}, **spec.get("checkpoint", {})}
-    parse_manifest({**whole, "spec": {**spec, "checkpoint": checkpoint}}, f"the block at line {block.line}")
+    parse_manifest({**whole, "spec": {**spec, "checkpoint": checkpoint}}, source)
