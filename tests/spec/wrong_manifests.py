@@ -98,7 +98,7 @@ FIELDS: list[Case] = [
     ),
     (
         {"spec.savepoints.schedule": "0 18-8/2 * * *"},
-        "`spec.savepoints.schedule` must name times that come (got '0 18-8/2 * * *')",
+        "`spec.savepoints.schedule` must name times that come, in ranges that go forward (got '0 18-8/2 * * *')",
     ),
     (
         {"spec.worker.disruptionBudget.maxUnavailable": -1},
@@ -205,7 +205,7 @@ LOCAL: list[Case] = [
     ({"spec.restart.jitter": float("nan")}, "`spec.restart.jitter` must be a finite number (got NaN)"),
     (
         {"spec.savepoints.schedule": "0 0 30 2 *"},
-        "`spec.savepoints.schedule` must name times that come (got '0 0 30 2 *')",
+        "`spec.savepoints.schedule` must name times that come, in ranges that go forward (got '0 0 30 2 *')",
     ),
 ]
 """What only the command line and the operator find."""

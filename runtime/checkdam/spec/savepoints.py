@@ -57,7 +57,7 @@ Schedule = Annotated[
         "or '*/30 8-18 * * mon-fri'",
         optional=True,
     ),
-    Check(holds=_comes, cel=_COMES, must="must name times that come"),
+    Check(holds=_comes, cel=_COMES, must="must name times that come, in ranges that go forward"),
 ]
 """A schedule of cron, or an empty text for none."""
 
