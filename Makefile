@@ -9,7 +9,7 @@ ROOTS  := runtime $(if $(wildcard operator/*/*.py),operator) e2e
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format parts parts-kubernetes kubernetes unit faults soak bench bench-state bench-memory crds manifests docs-reference clean
+.PHONY: help install demo test lint format parts parts-kubernetes kubernetes unit faults soak bench bench-state bench-memory crds manifests docs-reference locks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -75,6 +75,14 @@ docs-reference: $(STAMP) ## make the pages of docs/reference from the models
 	$(BIN)/python -m checkdam.spec.reference docs/reference
 	$(BIN)/python -m checkdam.coordinator.openapi docs/openapi.json
 	$(BIN)/python docs/make_reference.py
+
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform linux --generate-hashes --no-header
+LOCKS := images/requirements
+
+locks: $(STAMP) ## pin anew what goes into the images
+	$(LOCK) --extra hdfs --extra fsspec pyproject.toml --output-file $(LOCKS)/runtime.txt
+	$(LOCK) --constraints $(LOCKS)/runtime.txt $(LOCKS)/operator.in --output-file $(LOCKS)/operator.txt
+	$(LOCK) $(LOCKS)/build.in --output-file $(LOCKS)/build.txt
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

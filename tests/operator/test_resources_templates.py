@@ -212,30 +212,43 @@ anything = st.recursive(
 )
 
 
-def items(*fields: str) -> st.SearchStrategy[Any]:
-    """Lists as they stand in a pod, most of them of the right shape."""
-    item = st.fixed_dictionaries({}, optional=dict.fromkeys(("name", *fields), st.one_of(names, anything)))
-    return st.one_of(st.lists(item, max_size=3), anything)
+def mostly(right: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Values of the right shape, and now and then anything."""
+    return st.integers(0, 19).flatmap(lambda drawn: anything if drawn == 19 else right)
 
 
-templates = st.one_of(
-    st.dictionaries(st.sampled_from(["metadata", "spec", "status"]), anything, max_size=3),
-    st.fixed_dictionaries(
-        {
-            "metadata": st.fixed_dictionaries({}, optional={"labels": anything, "annotations": anything}),
-            "spec": st.fixed_dictionaries(
-                {},
-                optional={
-                    "containers": items("env", "volumeMounts", "resources", "command", "ports"),
-                    "initContainers": items("env", "image"),
-                    "tolerations": items("key", "effect"),
-                    "volumes": items("emptyDir"),
-                    "resources": anything,
-                },
-            ),
-        }
-    ),
+def fields(**kinds: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """A mapping with some of these fields."""
+    return mostly(st.fixed_dictionaries({}, optional={name: mostly(kind) for name, kind in kinds.items()}))
+
+
+def items(key: st.SearchStrategy[str], by: str = "name", **kinds: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """A list of things that are known by one of their fields."""
+    item = st.fixed_dictionaries({by: key}, optional={name: mostly(kind) for name, kind in kinds.items()})
+    return mostly(st.lists(mostly(item), max_size=3))
+
+
+free = st.sampled_from(["tool", "models", "checkdam-run"])
+texts = st.dictionaries(st.sampled_from(["team", "example.com/x"]), st.one_of(st.none(), names), max_size=2)
+amounts = fields(limits=fields(memory=names, cpu=st.integers()), requests=fields(memory=names))
+containers = items(
+    st.sampled_from(["checkdam", "checkdam", "tool", "logs"]),
+    env=items(st.sampled_from(["HOME", "TZ"]), value=names),
+    volumeMounts=items(st.sampled_from(["/tmp", "/models", "/etc"]), by="mountPath", name=free),
+    resources=amounts,
+    ports=st.lists(fields(containerPort=st.integers())),
 )
+templates = fields(
+    metadata=fields(labels=texts, annotations=texts),
+    spec=fields(
+        containers=containers,
+        initContainers=containers,
+        tolerations=items(names, by="key", effect=names),
+        volumes=items(free, emptyDir=st.just({})),
+        resources=amounts,
+        terminationGracePeriodSeconds=st.integers(0, 600),
+    ),
+).filter(lambda template: isinstance(template, dict))
 
 
 @given(templates)
