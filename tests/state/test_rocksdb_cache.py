@@ -137,19 +137,6 @@ def test_a_scan_goes_on_while_other_namespaces_are_read(backend: RocksDbBackend)
     assert seen == {index: index for index in range(10_000)}
 
 
-def test_settled_changes_are_written_and_leave_the_next_snapshot(workshop: Workshop, backend: RocksDbBackend) -> None:
-    table = backend.table(spec("t"))
-    store(table, {index: index for index in range(100)})
-    delete(table, [99])
-    backend.snapshot(workshop.new_folder()).finish()
-    store(table, {0: -1})
-    workshop.clock.advance(60_000)
-    backend.maintain()
-    assert sum(table.sizes()) == 1
-    restored = workshop.reopened(backend).table(spec("t"))
-    assert content(restored) == {0: -1} | {index: index for index in range(1, 99)}
-
-
 def test_a_data_file_is_hashed_once(
     workshop: Workshop, backend: RocksDbBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,7 +260,7 @@ timer_steps = st.lists(
 @settings(max_examples=150, deadline=None)
 def test_timers_in_and_out_of_memory_are_one_set(timer_store: Store, steps: list[tuple[str, int, int]]) -> None:
     column = timer_store.column(f"timers-{len(timer_store._columns)}")
-    timers = RocksDbTimers(column, RowMaker(MAX_PARALLELISM), CacheBudget(EVERYTHING))
+    timers = RocksDbTimers(column, RowMaker(MAX_PARALLELISM, range(MAX_PARALLELISM)), CacheBudget(EVERYTHING))
     truth: set[tuple[int, Any, int]] = set()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("checkdam.state.rocksdb_timers.REFILL_ROWS", 2)
@@ -346,16 +333,22 @@ def test_the_largest_holder_gives_way_first_and_others_follow() -> None:
     assert (len(small.asked), large.asked[2:]) == (1, [(10, False)])
 
 
-def test_a_change_settles_only_when_it_was_not_made_again() -> None:
+def test_changes_are_recent_until_a_snapshot_and_logged_from_then_on() -> None:
     changes = Changes()
     changes.recent.update(["a", "b", "c"])
-    assert changes.begin_settling()
-    changes.recent.add("a")
-    assert set(changes) == {"a", "b", "c"}
-    changes.written(["b"])
-    assert changes.take_settled(10) == ["c"]
-    assert "c" not in changes
-    assert list(changes) == ["a"]
+    assert not changes.has_logged()
+    assert changes.written(["b"]) == set()
+    changes.begin_log()
+    assert changes.recent == set()
+    assert changes.has_logged()
+    changes.recent.update(["a", "d"])
+    assert sorted(changes) == ["a", "c", "d"]
+    assert changes.fold(1) == 1
+    assert sorted(changes) == ["a", "c", "d"]
+    changes.begin_log()
+    assert changes.written(["a", "d", "e"]) == {"a", "d"}
+    assert list(changes) == ["c"]
+    assert "a" not in changes
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1))

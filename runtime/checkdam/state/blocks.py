@@ -3,11 +3,12 @@
 A file is a sequence of blocks in ascending order of key groups, so that one key group is one range of bytes and can be
 read alone. A block belongs to one key group and one table, or one operator's timers, and holds up to some ten thousand
 rows *by column*: encoding and compressing a column at once is several times faster, and smaller, than row by row.
-What reads or writes a file holds one block in memory at a time.
+What reads or writes a file holds one block in memory at a time. In a log of changes a block has the rows of any key groups, and
+ANY_GROUP in place of one.
 
 ::
 
-    block   = group u16 | section u16 | length u32 | zstd( MessagePack [heads, counts, keys, times, values, deleted] )
+    block   = group u16 | section u16 | length u32 | zstd( MessagePack [heads, counts, keys, times, values, deleted, apart, gone] )
 
 Numbers are big-endian; `section` is an index into the tables of `state.json`, followed by its timers. Rows come in runs
 that share a head: in value tables the head is the namespace and the keys are keys; in map tables the head is the key
@@ -39,6 +40,9 @@ BLOCK_ROWS: Final = 16_384
 BLOCK_BYTES: Final = 4 << 20
 """About how large the values of a block may become; with `BLOCK_ROWS` it bounds the memory of reader and writer."""
 
+ANY_GROUP: Final = 0xFFFF
+"""In place of a key group: the rows are of any. Key groups end far below."""
+
 _HEADER: Final = struct.Struct(">HHI")
 _COMPRESSION_LEVEL: Final = 1
 
@@ -54,6 +58,8 @@ class Block(msgspec.Struct, array_like=True):
         values: `Serde.encode_many`, or `pack_ints`.
         deleted: The rows are deleted ones: an addition to a database that may hold them. Tables have no times and values then.
         values_apart: `values` is a MessagePack list of what `Serde.encode` made of each value.
+        gone: In a log of changes: what earlier blocks of it say of these rows is void, for the database has them, or has them not.
+            A head without keys stands for all of its namespace.
     """
 
     heads: bytes
@@ -63,6 +69,7 @@ class Block(msgspec.Struct, array_like=True):
     values: bytes = b""
     deleted: bool = False
     values_apart: bool = False
+    gone: bool = False
 
 
 def pack_ints(numbers: Iterable[int]) -> bytes:
@@ -100,9 +107,10 @@ class BlockWriter:
         for part in (header, body):
             self._file.write(part)
             self._digest.update(part)
-        start, length = self._offsets.get(group, (self._size_bytes, 0))
         written = len(header) + len(body)
-        self._offsets[group] = (start, length + written)
+        if group != ANY_GROUP:
+            start, length = self._offsets.get(group, (self._size_bytes, 0))
+            self._offsets[group] = (start, length + written)
         self._size_bytes += written
 
     def finish(self) -> LocalFile:
@@ -120,7 +128,7 @@ class StoredBlock(NamedTuple):
 
     Attributes:
         path: The file.
-        group: Its key group.
+        group: Its key group, or ANY_GROUP.
         section: Which table or timers it belongs to.
         offset: Where its body begins in the file.
         size_bytes: How long the body is, as it is stored.
@@ -148,7 +156,7 @@ class StoredBlock(NamedTuple):
 
 
 def find_blocks(path: Path, groups: range) -> Iterator[StoredBlock]:
-    """The blocks of the key groups in `groups`, in the order of the file, by reading their headers alone.
+    """The blocks of the key groups in `groups`, or of any, in the order of the file, by reading their headers alone.
 
     Raises:
         CorruptCheckpointError: The file is missing or ends in the middle of a block.
@@ -166,7 +174,7 @@ def find_blocks(path: Path, groups: range) -> Iterator[StoredBlock]:
                     offset += length
                 if offset > size_bytes:
                     raise CorruptCheckpointError(f"{path} ends in the middle of a block")
-                if group in groups:
+                if group in groups or group == ANY_GROUP:
                     yield StoredBlock(path, group, section, offset - length, length)
     except OSError as error:
         raise CorruptCheckpointError(f"cannot read {path}: {error}") from error

@@ -14,7 +14,8 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,7 @@ import msgspec
 
 from checkdam.core.errors import CheckpointError
 from checkdam.state.base import LocalFile, SnapshotWriter, StoredSnapshot
-from checkdam.state.blocks import BLOCK_BYTES, BLOCK_ROWS, BlockWriter, find_blocks
+from checkdam.state.blocks import BLOCK_BYTES, BLOCK_ROWS, BlockWriter, StoredBlock, find_blocks
 from checkdam.state.forked import ChildSnapshot, delete_contents, die_with_parent, report
 from checkdam.state.record import (
     BLOCKS_FORMAT,
@@ -31,11 +32,12 @@ from checkdam.state.record import (
     CHANGES_NAME,
     RECORD_NAME,
     SnapshotRecord,
+    fetch_log,
     read_record,
     write_record,
 )
 from checkdam.state.restored import StoredPart
-from checkdam.state.rocksdb_blocks import to_block, to_rows
+from checkdam.state.rocksdb_blocks import log_changes, to_block, to_rows
 from checkdam.state.rocksdb_restore import DATABASE_FOLDER, PASSIVE_MEMORY_BYTES, place_database
 from checkdam.state.rocksdb_rows import pack_group
 from checkdam.state.rocksdb_store import Column, Row, Store
@@ -143,19 +145,40 @@ def canonical_blocks(
     part = StoredPart(snapshot, record, range(*record.key_groups) if key_groups is None else key_groups)
     place_database(part, directory / DATABASE_FOLDER)
     changes = snapshot.fetch([CHANGES_NAME]).get(CHANGES_NAME)
-    files = convert(directory / DATABASE_FOLDER, changes, record, part.key_groups, directory)
+    log = fetch_log(snapshot, record)
+    files = convert(directory / DATABASE_FOLDER, changes, log, record, part.key_groups, directory)
     shutil.rmtree(directory / DATABASE_FOLDER)
-    return msgspec.structs.replace(record, format=BLOCKS_FORMAT), files[1].path if len(files) > 1 else None
+    return msgspec.structs.replace(record, log=[], format=BLOCKS_FORMAT), files[1].path if len(files) > 1 else None
+
+
+def convert_native(native: Path, directory: Path) -> list[LocalFile]:
+    """As `convert`, of a whole snapshot that lies in the folder `native`."""
+    record = read_record(native / RECORD_NAME)
+    changes = native / CHANGES_NAME
+    return convert(
+        native / DATABASE_FOLDER,
+        changes if changes.exists() else None,
+        [native / name for name in reversed(record.log)],
+        record,
+        range(*record.key_groups),
+        directory,
+    )
 
 
 def convert(
-    database: Path, changes: Path | None, record: SnapshotRecord, key_groups: range, directory: Path
+    database: Path,
+    changes: Path | None,
+    log: Sequence[Path],
+    record: SnapshotRecord,
+    key_groups: range,
+    directory: Path,
 ) -> list[LocalFile]:
     """Write the canonical format of a RocksDB snapshot; returns `state.json` and, where there are rows, the file of blocks.
 
     Args:
         database: The folder of its database, which is changed.
         changes: Its file of changes, if it has one.
+        log: The files of its log of changes, the latest first.
         record: Its `state.json`.
         key_groups: Which of its key groups to write.
         directory: Where the files go.
@@ -173,6 +196,7 @@ def convert(
             for stored in find_blocks(changes, key_groups):
                 section = sections[stored.section]
                 columns[stored.section].write(to_rows(stored.open(section.id), stored.group, section))
+        _write_log(log, record, key_groups, columns)
         with contextlib.closing(BlockWriter(directory / BLOCKS_NAME)) as writer:
             for group in key_groups:
                 for number, column in enumerate(columns):
@@ -183,12 +207,25 @@ def convert(
         store.close()
     key_group_ends = (key_groups.start, key_groups.stop)
     described = write_record(
-        directory, msgspec.structs.replace(record, format=BLOCKS_FORMAT, key_groups=key_group_ends)
+        directory, msgspec.structs.replace(record, log=[], format=BLOCKS_FORMAT, key_groups=key_group_ends)
     )
     if file.size_bytes:
         return [described, file]
     file.path.unlink()
     return [described]
+
+
+def _write_log(log: Sequence[Path], record: SnapshotRecord, key_groups: range, columns: list[Column]) -> None:
+    """Bring a database up to date with a log of changes."""
+    by_section: dict[int, list[StoredBlock]] = defaultdict(list)
+    for path in log:
+        for stored in find_blocks(path, key_groups):
+            by_section[stored.section].append(stored)
+    for number, blocks in by_section.items():
+        table = record.tables[number]
+        opened = (stored.open(table.id) for stored in blocks)
+        for changes in log_changes(opened, table, key_groups, record.max_parallelism):
+            columns[number].write(changes)
 
 
 def _block_rows(column: Column, group: int) -> Iterator[list[Row]]:
@@ -210,18 +247,7 @@ def _main(directory: Path, parent: int) -> None:
     os.nice(_NICENESS)
     native = directory / NATIVE_FOLDER
 
-    def write() -> list[LocalFile]:
-        record = read_record(native / RECORD_NAME)
-        changes = native / CHANGES_NAME
-        return convert(
-            native / DATABASE_FOLDER,
-            changes if changes.exists() else None,
-            record,
-            range(*record.key_groups),
-            directory,
-        )
-
-    report(sys.stdout.fileno(), write)
+    report(sys.stdout.fileno(), lambda: convert_native(native, directory))
 
 
 if __name__ == "__main__":

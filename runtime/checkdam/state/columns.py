@@ -118,6 +118,11 @@ def encode_deletions(part: list[Run]) -> Block:
     return msgspec.structs.replace(_heads_and_keys(part), deleted=True)
 
 
+def encode_gone(part: list[Run]) -> Block:
+    """The rows of `part`, as those of which earlier blocks are void; see `Block.gone`."""
+    return msgspec.structs.replace(_heads_and_keys(part), gone=True)
+
+
 def _heads_and_keys(part: list[Run]) -> Block:
     return Block(
         encode_keys([head for head, _ in part]),

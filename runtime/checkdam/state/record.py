@@ -15,7 +15,7 @@ import msgspec
 
 from checkdam.core.errors import CorruptCheckpointError, IncompatibleCheckpointError
 from checkdam.core.serde import is_joined
-from checkdam.state.base import LocalFile, TableSpec
+from checkdam.state.base import LocalFile, StoredSnapshot, TableSpec
 
 RECORD_VERSION: Final = 1
 """Version of `state.json` and of the files beside it; a newer one is refused."""
@@ -86,6 +86,7 @@ class SnapshotRecord(msgspec.Struct, frozen=True):
         key_groups: First key group and the one after the last.
         max_parallelism: Number of key groups of the job.
         tables, timers: What is in the files; blocks refer to the position in these lists, timers after tables.
+        log: The files of the log of changes (`rocksdb_log`), the earliest first.
     """
 
     version: int
@@ -94,6 +95,7 @@ class SnapshotRecord(msgspec.Struct, frozen=True):
     max_parallelism: int
     tables: list[TableRecord]
     timers: list[TimersRecord]
+    log: list[str] = []
 
     @property
     def sections(self) -> list[TableRecord | TimersRecord]:
@@ -113,6 +115,20 @@ def make_record(
         tables=list(map(TableRecord.of, tables)),
         timers=list(timers),
     )
+
+
+def fetch_log(snapshot: StoredSnapshot, record: SnapshotRecord) -> list[Path]:
+    """The files of a snapshot's log of changes, the latest first.
+
+    Raises:
+        CorruptCheckpointError: The snapshot lacks one, or one is damaged.
+        StorageError: Storage failed.
+    """
+    paths = snapshot.fetch(record.log)
+    missing = [name for name in record.log if name not in paths]
+    if missing:
+        raise CorruptCheckpointError(f"the snapshot lacks {', '.join(missing)}, which its log of changes consists of")
+    return [paths[name] for name in reversed(record.log)]
 
 
 def write_record(directory: Path, record: SnapshotRecord) -> LocalFile:

@@ -8,8 +8,9 @@ asked for by the next snapshot is forgotten: its operator is gone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from checkdam.core.errors import CheckpointError, CorruptCheckpointError
 from checkdam.state.base import StoredSnapshot, TableSpec
@@ -23,6 +24,7 @@ from checkdam.state.record import (
     TimersRecord,
     check_record,
     check_table,
+    fetch_log,
     read_record,
 )
 
@@ -94,6 +96,19 @@ def _check_cover(found: list[range], owned: range) -> None:
         )
 
 
+@dataclass(frozen=True)
+class RestoredLog:
+    """What one snapshot's log of changes has of a table.
+
+    Attributes:
+        blocks: The latest first.
+        owned: Of which only these key groups are wanted; None where it has no others.
+    """
+
+    blocks: list[StoredBlock]
+    owned: range | None
+
+
 @dataclass
 class RestoredBlocks:
     """What was restored of one table, or of one operator's timers, in blocks.
@@ -101,10 +116,12 @@ class RestoredBlocks:
     Attributes:
         rows: Of snapshots in the canonical format: the rows.
         changes: Of RocksDB's own: what differs from the database.
+        logs: As `changes`, of each snapshot that has a log of them.
     """
 
     rows: list[StoredBlock] = field(default_factory=list)
     changes: list[StoredBlock] = field(default_factory=list)
+    logs: list[RestoredLog] = field(default_factory=list)
 
 
 class RestoredState:
@@ -125,12 +142,12 @@ class RestoredState:
             if section not in self._records[column]:
                 self._records[column].append(section)
         name = BLOCK_FILES[part.record.format]
-        for path in part.snapshot.fetch([name]).values():
-            for block in find_blocks(path, part.key_groups):
-                if block.section >= len(columns):
-                    raise CorruptCheckpointError(f"{path} holds a table that its `{RECORD_NAME}` does not name")
-                restored = self._blocks[columns[block.section]]
-                (restored.rows if part.record.format == BLOCKS_FORMAT else restored.changes).append(block)
+        paths = part.snapshot.fetch([name]).values()
+        for column, blocks in _by_column(paths, columns, part).items():
+            restored = self._blocks[column]
+            (restored.rows if part.record.format == BLOCKS_FORMAT else restored.changes).extend(blocks)
+        for column, blocks in _by_column(fetch_log(part.snapshot, part.record), columns, part).items():
+            self._blocks[column].logs.append(RestoredLog(blocks, None if part.whole else part.key_groups))
 
     def take_table(self, spec: TableSpec) -> RestoredBlocks:
         """The blocks of a table that an operator asks for; none if it was not restored.
@@ -160,3 +177,14 @@ class RestoredState:
     def _take(self, column: str) -> RestoredBlocks:
         self._records.pop(column, None)
         return self._blocks.pop(column, RestoredBlocks())
+
+
+def _by_column(paths: Iterable[Path], columns: list[str], part: StoredPart) -> dict[str, list[StoredBlock]]:
+    """Column → its blocks in these files, in that order."""
+    found: dict[str, list[StoredBlock]] = defaultdict(list)
+    for path in paths:
+        for block in find_blocks(path, part.key_groups):
+            if block.section >= len(columns):
+                raise CorruptCheckpointError(f"{path} holds a table that its `{RECORD_NAME}` does not name")
+            found[columns[block.section]].append(block)
+    return found

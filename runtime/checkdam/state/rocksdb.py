@@ -6,9 +6,9 @@ objects and three tenths to RocksDB itself: its block cache, to which memtables,
 for what nobody counts: compactions, batches on their way, and memory that was freed but not returned
 (`bench/state_memory.py` measures it).
 
-A snapshot is a RocksDB checkpoint, a folder of hard links to files that never change again, and beside it a file of
-blocks with what the caches hold and the database lacks, written by a forked child (`sections`). Writing the caches back
-instead would stop the task for seconds. What stays unchanged for a while is written to the database between batches.
+A snapshot is a RocksDB checkpoint, a folder of hard links to files that never change again, and beside it files of blocks
+with what the caches hold and the database lacks, written by a forked child (`sections`): of value tables, which may hold many
+changes for long, a log to which each snapshot adds (`rocksdb_log`). Writing the caches back instead would stop the task for seconds.
 
 Threads: all is called by the task thread. The exceptions are the thread that `prepare` starts to write memtables to files,
 which RocksDB allows beside reads and writes, and the one that makes a snapshot's checkpoint: the task thread reads on beside it
@@ -40,6 +40,7 @@ from checkdam.state.record import (
 )
 from checkdam.state.restored import RestoredState, open_parts
 from checkdam.state.rocksdb_cache import CacheBudget
+from checkdam.state.rocksdb_log import ChangeLog
 from checkdam.state.rocksdb_maps import RocksDbMapTable
 from checkdam.state.rocksdb_restore import DATABASE_FOLDER, ingest_blocks, restore_databases
 from checkdam.state.rocksdb_rows import RowMaker
@@ -47,10 +48,10 @@ from checkdam.state.rocksdb_snapshot import DataIdentity, RocksDbSnapshot
 from checkdam.state.rocksdb_store import Column, Store
 from checkdam.state.rocksdb_timers import RocksDbTimers
 from checkdam.state.rocksdb_values import RocksDbTable
-from checkdam.state.sections import FORK_FROM_ENTRIES, SNAPSHOT_TIMEOUT_S, SectionWriter, load_part
+from checkdam.state.sections import FORK_FROM_ENTRIES, SNAPSHOT_TIMEOUT_S, SectionWriter, load_logs, load_part
 
 _REMEMBERED_GROUPS: Final = 65_536
-_FIRST_SETTLING_MS: Final = 5_000
+_LOG_FOLDER: Final = "log"
 
 
 class RocksDbBackend:
@@ -90,7 +91,7 @@ class RocksDbBackend:
         self._clock = clock
         self._store_bytes = memory_bytes * 3 // 10
         self._groups = KeyGroups(max_parallelism, _REMEMBERED_GROUPS) if groups is None else groups
-        self._rows = RowMaker(max_parallelism)
+        self._rows = RowMaker(max_parallelism, key_groups)
         self._budget = CacheBudget(self._store_bytes)
         self._writer = SectionWriter(CHANGES_NAME, key_groups, fork_from_entries, snapshot_timeout_s)
         self._snapshot_timeout_s = snapshot_timeout_s
@@ -100,8 +101,7 @@ class RocksDbBackend:
         self._maps: dict[str, RocksDbMapTable] = {}
         self._timers: dict[TimersRecord, RocksDbTimers] = {}
         self._restored = RestoredState()
-        self._snapshot_ms = clock.monotonic_ms()
-        self._settle_from_ms = self._snapshot_ms + _FIRST_SETTLING_MS
+        self._log = ChangeLog(directory / _LOG_FOLDER)
 
     def key_group(self, key: Key) -> int:
         """See `KeyedBackend`."""
@@ -116,6 +116,7 @@ class RocksDbBackend:
             column = self._column(record, restored.rows, spec.serde)
             self._values[spec.id] = table = RocksDbTable(spec, column, self._clock, self._rows, self._budget)
             load_part(table, restored.changes, spec.id)
+            load_logs(table, restored.logs, spec.id)
         check_same(table.spec, spec)
         return table
 
@@ -150,6 +151,8 @@ class RocksDbBackend:
         """See `KeyedBackend`. The canonical format is made of RocksDB's own, when the task thread goes on already."""
         folder = directory / NATIVE_FOLDER if canonical else directory
         changes: SnapshotWriter | None = None
+        values = list(self._values.values())
+        log = self._log.whole(values) if canonical else self._log.next_part(values)
         try:
             if canonical:
                 folder.mkdir()
@@ -158,17 +161,18 @@ class RocksDbBackend:
             self._restored.clear()
             specs = [table.spec for table in self._tables()]
             record = make_record(ROCKSDB_FORMAT, self.key_groups, self.max_parallelism, specs, self._timers)
-            changes = self._writer.write(folder, self._parts(), record)
+            changes = self._writer.write(folder, [*self._maps.values(), *self._timers.values()], record, log)
+            if not canonical:
+                for table in values:
+                    table.begin_log()
             checkpoint = self._store().start_checkpoint(folder / DATABASE_FOLDER)
         except Exception as error:
             # A full disk fails the checkpoint, which `finish` reports, and not the task that goes on.
             checkpoint = Future()
             checkpoint.set_exception(error)
-        else:
-            self._begin_settling()
         if canonical:
             return CanonicalSnapshot(directory, changes, checkpoint, self._snapshot_timeout_s)
-        return RocksDbSnapshot(directory, changes, checkpoint, self._digests)
+        return RocksDbSnapshot(directory, changes, log, checkpoint, self._digests)
 
     def restore(self, snapshots: Sequence[StoredSnapshot]) -> None:
         """See `KeyedBackend`. Rows in the canonical format are read when an operator asks for its table."""
@@ -187,9 +191,6 @@ class RocksDbBackend:
         """See `KeyedBackend`."""
         for table in self._tables():
             table.maintain()
-        if self._clock.monotonic_ms() >= self._settle_from_ms and not self._store().changing_waits:
-            for values in self._values.values():
-                values.settle()
 
     def size_hint(self) -> int:
         """See `KeyedBackend`."""
@@ -219,11 +220,3 @@ class RocksDbBackend:
         column = self._store().column(section.column)
         ingest_blocks(column, rows, section, serde, self._directory)
         return column
-
-    def _begin_settling(self) -> None:
-        """A snapshot was taken: half an interval from now, what was changed before it is worth writing to the database."""
-        for table in self._values.values():
-            table.begin_settling()
-        now_ms = self._clock.monotonic_ms()
-        self._settle_from_ms = now_ms + (now_ms - self._snapshot_ms) // 2
-        self._snapshot_ms = now_ms

@@ -7,15 +7,17 @@ of objects.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, groupby, repeat
 from operator import itemgetter
+from typing import Any
 
-from checkdam.core.keys import decode_keys, encode_keys, join_keys, split_keys
+from checkdam.core.keys import decode_keys, encode_keys, join_keys, key_hash, split_keys
 from checkdam.core.serde import Serde
 from checkdam.state.blocks import Block, pack_ints, unpack_ints
 from checkdam.state.columns import join_values, split_values
 from checkdam.state.record import TableRecord, TimersRecord
+from checkdam.state.rocksdb_log import LogReader
 from checkdam.state.rocksdb_rows import (
     GROUP_BYTES,
     LENGTH_BYTES,
@@ -59,6 +61,42 @@ def to_rows(block: Block, group: int, section: TableRecord | TimersRecord, serde
         return list(zip(rows, repeat(None)))
     stamps = map(pack_number, unpack_ints(block.times))
     return list(zip(rows, map(bytes.__add__, stamps, _values(block, section, serde)), strict=True))
+
+
+def log_changes(
+    blocks: Iterable[Block], table: TableRecord, key_groups: range, max_parallelism: int
+) -> Iterator[list[Change]]:
+    """The changes that one log has of a value table, each row once.
+
+    Args:
+        blocks: Of that table, the latest first.
+        table: Its record.
+        key_groups: Others are left out.
+        max_parallelism: Number of key groups of the job.
+    """
+
+    def groups_of(keys: list[Any]) -> list[int]:
+        return [key_hash(key) % max_parallelism for key in keys]
+
+    reader = LogReader(groups_of, key_groups)
+    for block in reader.read(blocks, split_keys):
+        changes: list[Change] = []
+        keys = split_keys(block.keys)
+        stored: list[bytes | None] = [None] * len(keys)
+        if not block.deleted:
+            stamps = map(pack_number, unpack_ints(block.times))
+            stored = list(map(bytes.__add__, stamps, _values(block, table, None)))
+        at = 0
+        for namespace, count in zip(decode_keys(block.heads), unpack_ints(block.counts), strict=True):
+            run = dict(zip(keys[at : at + count], stored[at : at + count], strict=True))
+            wanted = reader.wanted(namespace, run)
+            space = pack_number(namespace)
+            changes += [
+                (pack_group(group) + space + key, run[key])
+                for key, group in zip(wanted, groups_of(wanted), strict=True)
+            ]
+            at += count
+        yield changes
 
 
 def _values(block: Block, table: TableRecord, serde: Serde | None) -> list[bytes]:

@@ -63,51 +63,58 @@ class CacheBudget:
 class Changes:
     """The keys of a namespace whose cached cells differ from the database.
 
-    A change that is older than a checkpoint interval will probably not be overwritten soon: it is *settled*, and worth
-    writing to the database, so that not every snapshot has to hold it again.
+    Those that changed since the last snapshot are *recent*; the others are *logged*: the log of changes (`rocksdb_log`) has their
+    cells as they are. A key may be both, when it has changed again.
 
     Attributes:
-        recent: Keys changed since settling was last begun; operators' changes are added here.
+        recent: Keys changed since the last snapshot; operators' changes are added here.
     """
 
-    __slots__ = ("_settled", "recent")
+    __slots__ = ("_fresh", "_logged", "recent")
 
     def __init__(self) -> None:
         self.recent: set[Key] = set()
-        self._settled: set[Key] = set()
+        self._fresh: set[Key] = set()
+        self._logged: set[Key] = set()
 
     def __len__(self) -> int:
-        return len(self.recent) + len(self._settled)
+        """How many there are, those that are recent and logged counted twice."""
+        return len(self.recent) + len(self._fresh) + len(self._logged)
 
     def __contains__(self, key: Key) -> bool:
-        return key in self.recent or key in self._settled
+        return key in self.recent or key in self._fresh or key in self._logged
 
     def __iter__(self) -> Iterator[Key]:
         """Each key once."""
-        yield from self.recent
-        for key in self._settled:
-            if key not in self.recent:
-                yield key
+        return iter(self.recent.union(self._fresh, self._logged))
 
-    def written(self, keys: Iterable[Key]) -> None:
-        """The database has the cells of `keys` now."""
-        keys = list(keys)
-        self.recent.difference_update(keys)
-        if self._settled:
-            self._settled.difference_update(keys)
+    def has_logged(self) -> bool:
+        """Whether the log has any."""
+        return bool(self._fresh or self._logged)
 
-    def begin_settling(self) -> bool:
-        """A snapshot is taken: call what has changed up to now settled; False if the last lot is not done with yet."""
-        if self._settled:
-            return False
-        self._settled, self.recent = self.recent, self._settled
-        return True
+    def written(self, keys: Iterable[Key]) -> set[Key]:
+        """The database has the cells of `keys` now; returns those of which the log still has one."""
+        keys = set(keys)
+        logged = keys & self._fresh | keys & self._logged
+        self.recent -= keys
+        self._fresh -= logged
+        self._logged -= logged
+        return logged
 
-    def take_settled(self, limit: int) -> list[Key]:
-        """Up to `limit` settled keys, to be written now; fewer only when none is left."""
-        taken: list[Key] = []
-        while self._settled and len(taken) < limit:
-            key = self._settled.pop()
-            if key not in self.recent:
-                taken.append(key)
-        return taken
+    def begin_log(self) -> None:
+        """A snapshot was taken: its log has all recent ones."""
+        self.fold(len(self._fresh))
+        self._fresh, self.recent = self.recent, self._fresh
+
+    def fold(self, limit: int) -> int:
+        """Do up to `limit` keys of the work that `begin_log` has left; returns how many were done."""
+        fresh = self._fresh
+        if limit < len(fresh):
+            self._logged.update([fresh.pop() for _ in range(limit)])
+            return limit
+        done = len(fresh)
+        if len(self._logged) < done:
+            self._logged, self._fresh = fresh, self._logged
+        self._logged |= self._fresh
+        self._fresh = set()
+        return done

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from checkdam.core.errors import CheckpointError
 from checkdam.core.keys import decode_key, encode_key, key_hash
 from checkdam.state.base import Key
 
@@ -55,20 +56,35 @@ def after(prefix: bytes) -> bytes:
     return stripped[:-1] + bytes([stripped[-1] + 1])
 
 
+def not_owned(group: int, owned: range) -> CheckpointError:
+    """What is to be said where there is state of a key group that a subtask does not own."""
+    return CheckpointError(
+        f"there is state of key group {group}, but this subtask owns {owned.start}..{owned.stop - 1}: "
+        "a record was sent to the wrong subtask"
+    )
+
+
 class RowMaker:
-    """Makes the rows' keys of a job with `max_parallelism` key groups.
+    """Makes the rows' keys of a job with `max_parallelism` key groups, of which a subtask owns some.
 
     The key group comes from the encoded key, which is needed anyway: for keys that are not in a cache that is faster
     than remembering groups, and it takes no memory.
     """
 
-    def __init__(self, max_parallelism: int) -> None:
+    def __init__(self, max_parallelism: int, owned: range) -> None:
         self._max_parallelism = max_parallelism
+        self._owned = owned
         self._heads = [pack_group(group) for group in range(max_parallelism)]
 
     def groups(self, keys: Iterable[Key]) -> list[int]:
         """The key group of each key."""
         return [key_hash(encoded) % self._max_parallelism for encoded in map(encode_key, keys)]
+
+    def check_owned(self, keys: Iterable[Key]) -> None:
+        """Raises: CheckpointError: a key is of a key group that is not owned here."""
+        for group in self.groups(keys):
+            if group not in self._owned:
+                raise not_owned(group, self._owned)
 
     def value_rows(self, namespace: int, keys: Iterable[Key]) -> tuple[list[int], list[bytes]]:
         """The key group and the row of each key in a value table."""

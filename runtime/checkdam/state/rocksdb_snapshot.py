@@ -14,6 +14,7 @@ from pathlib import Path
 from checkdam.core.errors import CheckpointError
 from checkdam.state.base import LocalFile, SnapshotWriter
 from checkdam.state.forked import delete_contents
+from checkdam.state.rocksdb_log import LogPart
 from checkdam.state.rocksdb_restore import DATA_SUFFIX, DATABASE_FOLDER
 
 DataIdentity = tuple[str, int, int, int]
@@ -31,6 +32,7 @@ class RocksDbSnapshot:
     Args:
         directory: The snapshot's folder.
         changes: The writer of the changes and of `state.json`; None if it was never begun.
+        log: This snapshot's part of the log of changes.
         checkpoint: Done when there is one, or with the reason why there is none.
         digests: Those of data files that were hashed for earlier snapshots; kept up here.
     """
@@ -39,11 +41,13 @@ class RocksDbSnapshot:
         self,
         directory: Path,
         changes: SnapshotWriter | None,
+        log: LogPart,
         checkpoint: Future[None],
         digests: dict[DataIdentity, str],
     ) -> None:
         self._directory = directory
         self._changes = changes
+        self._log = log
         self._checkpoint = checkpoint
         self._digests = digests
         self._cancelled = threading.Event()
@@ -53,6 +57,7 @@ class RocksDbSnapshot:
         try:
             files = [] if self._changes is None else self._changes.finish()
             self._checkpoint.result()
+            files = self._log.finish(self._directory, files)
             database = self._directory / DATABASE_FOLDER
             paths = sorted(database.iterdir())
             files += [self._describe(path) for path in paths]

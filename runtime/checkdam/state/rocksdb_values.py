@@ -4,9 +4,9 @@ Each namespace has a *space* of cells in two generations. `cells` hands out the 
 asked cells into it. When the cache is full, the old generation is emptied from its end; once it is used up the young one
 takes its place. So cells that are used again survive, and nothing is paid per use.
 
-A snapshot does not write back what has changed, which would stop the task for seconds: changed cells are written by the
-forked child of `sections`, beside the checkpoint of the database, and are changed cells again after a restore. They reach
-the database when they are given up, or in small steps of `settle`.
+A snapshot does not write back what has changed, which would stop the task for seconds: what changed since the last one is
+added to the log of changes (`rocksdb_log`) by the forked child of `sections`, beside the checkpoint of the database, and
+is changed again after a restore. It reaches the database when it is given up; the log is told then.
 
 A space that holds all there is of its namespace is *complete*: as long as no cell of it has been given up, a missing
 key needs no look into the database. That makes new windows, and state that fits the cache, as fast as a dictionary.
@@ -14,17 +14,26 @@ key needs no look into the database. That makes new windows, and state that fits
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import Any, Final
 
 from checkdam.core.clock import Clock
 from checkdam.core.keys import decode_key
 from checkdam.state.base import Key, TableSpec
 from checkdam.state.blocks import Block
-from checkdam.state.columns import ChangeRun, decode_deletions, decode_rows, encode_changes
+from checkdam.state.columns import (
+    BlockSize,
+    Run,
+    cut_runs,
+    decode_deletions,
+    decode_rows,
+    encode_deletions,
+    encode_runs,
+)
 from checkdam.state.rocksdb_cache import EVICTION_ENTRIES, CacheBudget, Changes
+from checkdam.state.rocksdb_log import LogReader, Outdated
 from checkdam.state.rocksdb_rows import (
     GROUP_BYTES,
     SPACE_BYTES,
@@ -41,8 +50,11 @@ from checkdam.state.sizes import EntrySize
 from checkdam.state.walks import PacedWalk
 
 PORTION: Final = 4096
-SETTLED_CELLS: Final = 8192
-"""Cells that one step of settling writes: some ten ms."""
+FOLDED_KEYS: Final = 32_768
+"""Keys of changes that one step of maintenance puts in order: a few ms."""
+
+_CHECKED_KEYS: Final = 256
+"""So many changed keys of each snapshot are looked at whether they are owned here at all."""
 
 _ENTRY_OVERHEAD_BYTES: Final = 150
 _SPACE_OVERHEAD_BYTES: Final = 700
@@ -73,6 +85,14 @@ class _Space:
         cell = self.young.get(key, _ABSENT)
         return self.old.get(key, _ABSENT) if cell is _ABSENT else cell
 
+    def cells(self, keys: list[Key]) -> list[Any]:
+        """As `cell`, of many keys."""
+        cells = list(map(self.young.get, keys, repeat(_ABSENT)))
+        if self.old:
+            for index in [index for index, cell in enumerate(cells) if cell is _ABSENT]:
+                cells[index] = self.old.get(keys[index], _ABSENT)
+        return cells
+
 
 class RocksDbTable:
     """See `Table`.
@@ -97,8 +117,9 @@ class RocksDbTable:
         self._entry_size = EntrySize(_ENTRY_OVERHEAD_BYTES)
         self._stored = _stored_groups(column)
         self._doubtful: set[int] = set()
+        self._unfolded: list[int] = []
         self._touched: set[int] = set()
-        self._settling: list[int] = []
+        self._outdated = Outdated()
         self._walk = PacedWalk(clock, spec.ttl_ms // 4, self._remove_expired)
         budget.join(self)
 
@@ -111,7 +132,7 @@ class RocksDbTable:
             if space.old or not space.complete:
                 self._load(namespace, space, keys)
             if self.spec.ttl_ms:
-                self._expire(space, keys)
+                self._expire(namespace, space, keys)
             first = next(iter(keys))
             if first in space.young:
                 self._entry_size.sample(first, space.young[first])
@@ -159,6 +180,8 @@ class RocksDbTable:
         space = self._spaces.pop(namespace, None)
         if space is not None:
             self._entries -= space.counted
+            if space.changes.has_logged():
+                self._outdated.add_all(namespace)
         if self._handed_out == namespace:
             self._handed_out = None
         self._doubtful.discard(namespace)
@@ -199,77 +222,123 @@ class RocksDbTable:
             if wanted <= 0:
                 return
 
-    def begin_settling(self) -> None:
-        """A snapshot has been taken: what has changed before it may be written by `settle`."""
-        touched, self._touched = self._touched, set()
-        for namespace in touched:
-            space = self._spaces.get(namespace)
-            if space is not None and space.changes.begin_settling():
-                self._settling.append(namespace)
-            elif space is not None and space.changes:
-                # Not done with the last lot.
-                self._touched.add(namespace)
-
-    def settle(self) -> None:
-        """Write some of the cells that have not changed again since the last snapshot."""
-        wanted = SETTLED_CELLS
-        while self._settling and wanted > 0:
-            namespace = self._settling[-1]
-            space = self._spaces.get(namespace)
-            keys = [] if space is None else space.changes.take_settled(wanted)
-            if space is not None:
-                self._write(namespace, [(key, space.cell(key)) for key in keys])
-            if len(keys) < wanted:
-                self._settling.pop()
-            wanted -= len(keys)
-
     def maintain(self) -> None:
-        """Remove expired rows among the next thousand."""
+        """Remove expired rows among the next thousand; put some changes in order."""
         if self.spec.ttl_ms:
             self._walk.step()
+        room = FOLDED_KEYS
+        while self._unfolded and room > 0:
+            space = self._spaces.get(self._unfolded[-1])
+            folded = 0 if space is None else space.changes.fold(room)
+            if folded < room:
+                self._unfolded.pop()
+            room -= folded
 
-    def sizes(self) -> Iterator[int]:
-        """See `Part`: the changes of each namespace."""
-        return (len(space.changes) for space in self._spaces.values())
+    def log_size(self, whole: bool) -> int:
+        """See `LoggedTable`."""
+        if whole:
+            return sum([len(space.changes) for space in self._spaces.values()])
+        return len(self._outdated) + sum([len(space.changes.recent) for _, space in self._touched_spaces()])
 
-    def group_runs(self) -> dict[int, list[ChangeRun]]:
-        """See `Part`: (namespace, changed keys, deleted keys)."""
-        by_group: dict[int, list[ChangeRun]] = defaultdict(list)
-        for namespace, space in self._spaces.items():
-            keys = list(space.changes)
-            changed: dict[int, list[Key]] = defaultdict(list)
-            deleted: dict[int, list[Key]] = defaultdict(list)
-            for key, group in zip(keys, self._rows.groups(keys), strict=True):
-                (changed if key in space.young or key in space.old else deleted)[group].append(key)
-            for group in {*changed, *deleted}:
-                by_group[group].append((namespace, changed.get(group, []), deleted.get(group, [])))
-        return by_group
+    def log_blocks(self, whole: bool) -> Iterator[Block]:
+        """See `LoggedTable`.
 
-    def blocks(self, group_runs: list[ChangeRun]) -> Iterator[Block]:
-        """See `Part`."""
-        return encode_changes(group_runs, self._cells_of, self.spec, self._clock.now_ms())
+        Raises:
+            CheckpointError: A key is not owned here.
+            ValueTypeError: A value does not fit its declared type.
+        """
+        changed: list[Run] = []
+        deleted: list[Run] = []
+        cells_of: dict[int, Iterator[Any]] = {}
+        for namespace, space in self._spaces.items() if whole else self._touched_spaces():
+            keys = list(space.changes if whole else space.changes.recent)
+            cells = space.cells(keys)
+            if gone := [key for key, cell in zip(keys, cells, strict=True) if cell is _ABSENT]:
+                deleted.append((namespace, gone))
+                keys = [key for key, cell in zip(keys, cells, strict=True) if cell is not _ABSENT]
+                cells = [cell for cell in cells if cell is not _ABSENT]
+            if keys:
+                changed.append((namespace, keys))
+                cells_of[namespace] = iter(cells)
+        # To know the group of every key would take longer than all the rest.
+        self._rows.check_owned(islice(chain.from_iterable(keys for _, keys in [*changed, *deleted]), _CHECKED_KEYS))
+        yield from encode_runs(
+            changed,
+            lambda namespace, keys: islice(cells_of[namespace], len(keys)),
+            self.spec,
+            self._clock.now_ms(),
+            apart=True,
+        )
+        for part in cut_runs(deleted, BlockSize()):
+            yield encode_deletions(part)
+        if not whole:
+            yield from self._outdated.blocks()
+
+    def begin_log(self) -> None:
+        """See `LoggedTable`."""
+        self._unfolded = []
+        for namespace, space in self._touched_spaces():
+            space.changes.begin_log()
+            self._unfolded.append(namespace)
+        self._touched = set()
+        self._outdated = Outdated()
 
     def load_block(self, block: Block) -> None:
-        """See `Part`: changes again, as they were."""
-        if block.deleted:
-            for namespace, keys in decode_deletions(block):
-                self._space(namespace).changes.recent.update(keys)
-            return
-        for namespace, rows in decode_rows(block, self.spec):
-            space = self._space(namespace)
-            space.young.update(rows)
-            space.changes.recent.update([key for key, _ in rows])
-            self._touched.add(namespace)
-            self._entry_size.sample(*rows[0])
-            self._count(space)
-        self._budget.make_room(self)
+        """Take over changes of one key group, as snapshots had them before there was a log."""
+        self.load_log([block], None)
+
+    def load_log(self, blocks: Iterable[Block], owned: range | None) -> None:
+        """Take over a log of changes as changes.
+
+        Args:
+            blocks: Of this table, the latest first.
+            owned: Take only keys of these key groups; None where the log has no others.
+
+        Raises:
+            CorruptCheckpointError: A block is damaged.
+            ValueTypeError: A value does not fit the declared type.
+        """
+        reader = LogReader(self._rows.groups, owned)
+        for block in reader.read(blocks):
+            if block.deleted:
+                for namespace, keys in decode_deletions(block):
+                    self._note_changed(namespace, reader.wanted(namespace, keys))
+            else:
+                for namespace, rows in decode_rows(block, self.spec):
+                    cells = dict(rows)
+                    self._load_cells(namespace, {key: cells[key] for key in reader.wanted(namespace, cells)})
 
     def size_hint(self) -> int:
         """About how many cells there are."""
         return max(self._column.estimated_rows(), self._entries)
 
-    def _cells_of(self, namespace: int, keys: list[Key]) -> list[Any]:
-        return list(map(self._spaces[namespace].cell, keys))
+    def _load_cells(self, namespace: int, cells: dict[Key, Any]) -> None:
+        if not cells:
+            return
+        space = self._space(namespace)
+        space.young.update(cells)
+        self._note_changed(namespace, cells)
+        first = next(iter(cells))
+        self._entry_size.sample(first, cells[first])
+        self._count(space)
+        self._budget.make_room(self)
+
+    def _note_changed(self, namespace: int, keys: Iterable[Key]) -> None:
+        self._space(namespace).changes.recent.update(keys)
+        self._touched.add(namespace)
+
+    def _touched_spaces(self) -> Iterator[tuple[int, _Space]]:
+        """The spaces that changed since the last snapshot and are still cached."""
+        for namespace in self._touched:
+            space = self._spaces.get(namespace)
+            if space is not None:
+                yield namespace, space
+
+    def _all_written(self, namespace: int, space: _Space) -> None:
+        """Nothing of a namespace differs from the database any more."""
+        if space.changes.has_logged():
+            self._outdated.add_all(namespace)
+        space.changes = Changes()
 
     def _recount(self) -> None:
         """Account for what the operator has put into, or taken out of, the dictionary in its hands."""
@@ -312,7 +381,7 @@ class RocksDbTable:
                 cell = decode(value[STAMP_BYTES:])
                 young[wanted[index]] = (cell, unpack_number(value[:STAMP_BYTES])) if with_ttl else cell
 
-    def _expire(self, space: _Space, keys: Iterable[Key]) -> None:
+    def _expire(self, namespace: int, space: _Space, keys: Iterable[Key]) -> None:
         expired_ms = self._clock.now_ms() - self.spec.ttl_ms
         young = space.young
         for key in keys:
@@ -320,6 +389,7 @@ class RocksDbTable:
             if cell is not None and cell[1] <= expired_ms:
                 del young[key]
                 space.changes.recent.add(key)
+                self._touched.add(namespace)
 
     def _shrink(self, namespace: int, space: _Space, wanted: int, may_rotate: bool) -> int:
         """Give up to `wanted` cells of a space up; returns how many went."""
@@ -333,7 +403,7 @@ class RocksDbTable:
             gone = [old.popitem() for _ in range(min(wanted - given_up, len(old)))]
             changed = [item for item in gone if item[0] in space.changes]
             self._write(namespace, changed)
-            space.changes.written([key for key, _ in changed])
+            self._outdated.add(namespace, space.changes.written([key for key, _ in changed]))
             space.complete = False
             given_up += len(gone)
         space.counted -= given_up
@@ -345,7 +415,7 @@ class RocksDbTable:
         keys = list(space.changes)
         for start in range(0, len(keys), PORTION):
             self._write(namespace, [(key, space.cell(key)) for key in keys[start : start + PORTION]])
-        space.changes = Changes()
+        self._all_written(namespace, space)
 
     def _write(self, namespace: int, cells: list[tuple[Key, Any]]) -> None:
         """Write cells, or delete those that are _ABSENT."""

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from checkdam.core.errors import CheckpointError
+from msgspec.structs import replace
+
 from checkdam.state.base import LocalFile
 from checkdam.state.blocks import Block, BlockWriter, StoredBlock
 from checkdam.state.forked import ChildSnapshot, WrittenSnapshot, fork_snapshot
 from checkdam.state.record import SnapshotRecord, write_record
+from checkdam.state.restored import RestoredLog
+from checkdam.state.rocksdb_rows import not_owned
 
 FORK_FROM_ENTRIES: Final = 2_000
 """From this many entries on a fork is shorter than encoding on the spot."""
@@ -26,7 +29,15 @@ SNAPSHOT_TIMEOUT_S: Final = 600.0
 """How long a snapshot may take to be written; the coordinator's checkpoint timeout normally comes first."""
 
 
-class Part(Protocol):
+class Loadable(Protocol):
+    """A part, as far as restoring is concerned."""
+
+    def load_block(self, block: Block) -> None:
+        """Add, or delete, the entries of a block."""
+        ...
+
+
+class Part(Loadable, Protocol):
     """A table, or the timers of an operator, as far as snapshots are concerned."""
 
     def sizes(self) -> Iterator[int]:
@@ -41,27 +52,56 @@ class Part(Protocol):
         """The entries of one key group."""
         ...
 
-    def load_block(self, block: Block) -> None:
-        """Add, or delete, the entries of a block."""
+
+class ReadsLog(Protocol):
+    """A table whose changes are in a log."""
+
+    def load_log(self, blocks: Iterable[Block], owned: range | None) -> None:
+        """Take over a log of changes, its latest block first; where `owned` is given, only of those key groups."""
         ...
 
 
-def load_part(part: Part, blocks: list[StoredBlock], where: str) -> None:
+def load_part(part: Loadable, blocks: list[StoredBlock], where: str) -> None:
     """Give a part the blocks that were restored for it, one after the other; it is named `where` in errors.
 
     Raises:
         CorruptCheckpointError: A block is damaged.
         ValueTypeError: A value does not fit the declared type.
     """
+    with _without_collections():
+        for block in blocks:
+            part.load_block(block.open(where))
+
+
+def load_logs(table: ReadsLog, logs: list[RestoredLog], where: str) -> None:
+    """As `load_part`, for the logs of changes that were restored for a table."""
+    with _without_collections():
+        for log in logs:
+            table.load_log((block.open(where) for block in log.blocks), log.owned)
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
     # While millions of objects are made, automatic collections would look at all of them again and again.
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        for block in blocks:
-            part.load_block(block.open(where))
+        yield
     finally:
         if was_enabled:
             gc.enable()
+
+
+class Log(Protocol):
+    """What a snapshot has beside its parts; `rocksdb_log`."""
+
+    rows: int
+    names: list[str]
+    """Of its files, the earliest first."""
+
+    def write(self, directory: Path) -> list[LocalFile]:
+        """Write it."""
+        ...
 
 
 class SectionWriter:
@@ -81,14 +121,27 @@ class SectionWriter:
         self._timeout_s = timeout_s
         self._forked: list[ChildSnapshot] = []
 
-    def write(self, directory: Path, parts: Sequence[Part], record: SnapshotRecord) -> ChildSnapshot | WrittenSnapshot:
-        """Freeze `parts` as they are now and begin to write them, and `record`, into `directory`."""
+    def write(
+        self, directory: Path, parts: Sequence[Part], record: SnapshotRecord, log: Log | None = None
+    ) -> ChildSnapshot | WrittenSnapshot:
+        """Freeze everything as it is now and begin to write it into `directory`.
+
+        Args:
+            directory: Of the snapshot.
+            parts: The last sections of `record`.
+            record: What the snapshot says about itself.
+            log: What the sections before them have.
+        """
+        first = len(record.sections) - len(parts)
 
         def write() -> list[LocalFile]:
-            return [write_record(directory, record), *self._write_parts(directory / self._name, parts)]
+            files = self._write_parts(directory / self._name, parts, first)
+            if log is None:
+                return [write_record(directory, record), *files]
+            return [write_record(directory, replace(record, log=log.names)), *files, *log.write(directory)]
 
         self._forked = [snapshot for snapshot in self._forked if not snapshot.ended]
-        if not self._are_small(parts):
+        if not self._are_small(parts, 0 if log is None else log.rows):
             # Refused for want of memory: a long pause is better than no checkpoint.
             with contextlib.suppress(OSError):
                 snapshot = fork_snapshot(directory, write, self._timeout_s)
@@ -103,29 +156,27 @@ class SectionWriter:
                 snapshot.cancel()
         self._forked.clear()
 
-    def _are_small(self, parts: Sequence[Part]) -> bool:
+    def _are_small(self, parts: Sequence[Part], seen: int) -> bool:
         """Whether there are few entries; containers count too, so that a million empty ones are not walked through."""
-        seen = 0
+        if seen >= self._fork_from_entries:
+            return False
         for size in chain.from_iterable(part.sizes() for part in parts):
             seen += size + 1
             if seen >= self._fork_from_entries:
                 return False
         return True
 
-    def _write_parts(self, path: Path, parts: Sequence[Part]) -> list[LocalFile]:
+    def _write_parts(self, path: Path, parts: Sequence[Part], first: int) -> list[LocalFile]:
         by_group = [part.group_runs() for part in parts]
         groups = sorted(set().union(*by_group))
         for group in groups:
             if group not in self._key_groups:
-                raise CheckpointError(
-                    f"there is state of key group {group}, but this subtask owns {self._key_groups.start}.."
-                    f"{self._key_groups.stop - 1}: a record was sent to the wrong subtask"
-                )
+                raise not_owned(group, self._key_groups)
         if not groups:
             return []
         with contextlib.closing(BlockWriter(path)) as writer:
             for group in groups:
                 for section, part in enumerate(parts):
                     for block in part.blocks(by_group[section].pop(group, [])):
-                        writer.write(group, section, block)
+                        writer.write(group, first + section, block)
             return [writer.finish()]
