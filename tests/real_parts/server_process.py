@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from checkdam.worker.lifetime import die_with_parent
+from checkdam.core.lifetime import die_with_parent
 
 _POLL_S: Final = 0.05
 _LAST_BYTES: Final = 3000

@@ -33,6 +33,7 @@ from checkdam.checkpoint.storage.locate import open_storage
 from checkdam.core.errors import AuthenticationError, CheckdamError
 from checkdam.core.exits import describe_exit
 from checkdam.core.faultpoints import hit
+from checkdam.core.lifetime import die_with_parent
 from checkdam.graph.plan import make_plan
 from checkdam.spec.manifest import parse_manifest
 from checkdam.wire.auth import Purpose
@@ -52,7 +53,6 @@ from checkdam.wire.messages import (
     encode,
 )
 from checkdam.worker.config import WorkerConfig, load_config
-from checkdam.worker.lifetime import die_with_parent
 from checkdam.worker.memory import memory_bound
 from checkdam.worker.pipe import FramePipe
 from checkdam.worker.task import TaskSetup
