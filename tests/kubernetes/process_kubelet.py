@@ -26,8 +26,8 @@ from typing import Any, Final
 
 import aiohttp
 import msgspec
+from checkdam.core.lifetime import die_with_parent
 
-from checkdam.worker.lifetime import die_with_parent
 from cluster.control_plane import ControlPlane
 from cluster.pod_status import crashed, restarts_of, running
 
