@@ -20,6 +20,11 @@ class ManualTime:
     def __call__(self) -> float:
         return self.now
 
+    @property
+    def waiting(self) -> int:
+        """How many sleep."""
+        return len(self._sleepers)
+
     async def sleep(self, duration_s: float) -> None:
         """Wait until the test has moved time so far."""
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()

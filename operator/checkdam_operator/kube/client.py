@@ -41,6 +41,7 @@ _JSON: Final = "application/json"
 _APPLY: Final = "application/apply-patch+yaml"
 _MERGE: Final = "application/merge-patch+json"
 _LONGEST_RETRY_AFTER_S: Final = 5.0
+_SHOWN_BYTES: Final = 200
 
 Query = Sequence[tuple[str, str]]
 
@@ -180,11 +181,15 @@ class KubeClient:
         finally:
             self._metrics.count(API_REQUESTS, request.verb, request.kind.plural, code)
             self._metrics.observe(API_SECONDS, time.monotonic() - started, request.verb)
-        answer = _decoded(text)
+        try:
+            answer = msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            # A proxy in between answers in words of its own.
+            answer = text[:_SHOWN_BYTES].decode(errors="replace").strip()
         if status >= 400:
             raise error_of(status, answer, headers.get("Retry-After", ""))
         if not isinstance(answer, dict):
-            raise UnavailableError(status, "NoObject", f"{request.verb} {request.path}: the answer is no JSON object")
+            raise UnavailableError(status, "NoObject", f"{request.verb} {request.path}: no object but {answer!r}")
         return answer
 
     async def _exchange(self, request: _Request) -> tuple[int, Any, bytes]:
@@ -207,11 +212,3 @@ def _named(kind: Kind, body: Object, name: str = "") -> Object:
     if name:
         metadata["name"] = name
     return {**body, "apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata}
-
-
-def _decoded(text: bytes) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        # A proxy in between answers in words of its own.
-        return {"message": text[:200].decode(errors="replace").strip()}

@@ -102,12 +102,13 @@ def error_of(status: int, body: Any, retry_after: str = "") -> KubeError:
 
     Args:
         status: The HTTP status, 400 or more.
-        body: The decoded body: a `Status` object, or whatever a proxy in between wrote.
+        body: The decoded body: a `Status` object, or the text that a proxy in between wrote.
         retry_after: The header of that name, as it came.
     """
     fields: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
     reason = str(fields.get("reason") or f"HTTP{status}")
-    message = str(fields.get("message") or "the API server gave no reason")
+    words = body if isinstance(body, str) else ""
+    message = str(fields.get("message") or words or "the API server gave no reason")
     details = fields.get("details")
     causes = (details.get("causes") or ()) if isinstance(details, Mapping) else ()
     names = tuple(str(cause.get("reason", "")) for cause in causes if isinstance(cause, Mapping))
