@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from pathlib import Path
+from typing import Final
+
+_TERMINATION_LOG_BYTES: Final = 4096
+"""Kubernetes keeps no more of it."""
 
 
 def describe_exit(code: int) -> str:
@@ -13,3 +19,22 @@ def describe_exit(code: int) -> str:
         return f"was killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"was killed by signal {-code}"
+
+
+def write_termination_log(path: str | Path, text: str) -> None:
+    """Leave the cause of a failure where Kubernetes looks for it, as much of it as it keeps: the beginning names the cause, the end of a
+    traceback where it was.
+
+    Args:
+        path: The file; empty for none. One that cannot be written is no reason to fail once more.
+        text: The cause.
+    """
+    if not path:
+        return
+    data = text.encode()
+    if len(data) > _TERMINATION_LOG_BYTES:
+        kept = _TERMINATION_LOG_BYTES - 64
+        data = data[: kept // 4] + b"\n...\n" + data[-(kept - kept // 4) :]
+        data = data.decode(errors="ignore").encode()
+    with contextlib.suppress(OSError):
+        Path(path).write_bytes(data)

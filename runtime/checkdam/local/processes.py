@@ -19,20 +19,12 @@ from typing import Final
 from checkdam.coordinator.ending import EXIT_DEPOSED
 from checkdam.core.errors import CheckdamError
 from checkdam.core.exits import describe_exit
+from checkdam.core.respawn import Respawn
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_S: Final = 0.1
-LONGEST_PAUSE_S: Final = 5.0
-TOLD_TO_GO_S: Final = 0.5
-GIVE_UP_AFTER: Final = 5
-"""A process that exits by itself with an error so many times in a row, soon after its start, will not do better."""
-
 LAST_WORDS: Final = 10
-"""How many lines of its log are shown then."""
-
-SETTLED_AFTER_S: Final = 10.0
-"""A process that has lived for so long is restarted without a pause again."""
+"""How many lines of the log of a process that cannot start are shown."""
 
 
 class Kept:
@@ -68,7 +60,7 @@ class Kept:
         self._is_final = is_final
         self._on_output = on_output
         self._on_exit = on_exit
-        self._cannot_start = 0
+        self._respawn = Respawn()
         self._current: asyncio.subprocess.Process | None = None
         self._replaced: list[asyncio.subprocess.Process] = []
         self._replacing = asyncio.Event()
@@ -99,6 +91,7 @@ class Kept:
             if not exited.done():
                 log.warning("%s (pid %d) does not answer; starting another beside it", self.name, process.pid)
                 self._replaced.append(process)
+                self._respawn.at_once()
                 pause_s = 0.0
                 continue
             await output
@@ -108,16 +101,12 @@ class Kept:
             if self._is_final(code) and not self._was_deposed_by_its_predecessor(code):
                 self.exit_code = code
                 return code
-            if code == 0:
-                # It was told to go, most likely because the job has ended; if not, it comes back.
-                pause_s = TOLD_TO_GO_S
-                continue
-            lived_s = loop.time() - self.started_at
-            self._cannot_start = self._cannot_start + 1 if code > 0 and lived_s < SETTLED_AFTER_S else 0
-            if self._cannot_start == GIVE_UP_AFTER:
+            pause = self._respawn.pause_s(code, loop.time() - self.started_at)
+            if pause is None:
                 raise CheckdamError(f"{self.name} cannot start: {self._last_words()}")
-            pause_s = 0.0 if lived_s > SETTLED_AFTER_S else min(max(pause_s * 2, FIRST_PAUSE_S), LONGEST_PAUSE_S)
-            log.warning("%s %s; starting it again", self.name, describe_exit(code))
+            pause_s = pause
+            if code:
+                log.warning("%s %s; starting it again", self.name, describe_exit(code))
 
     def _was_deposed_by_its_predecessor(self, code: int) -> bool:
         """Whether a process that was replaced woke up and took over: then the next start takes back what it holds."""

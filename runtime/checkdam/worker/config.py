@@ -27,6 +27,11 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         address_file: JSON with the coordinator's current address, read at every connect; or else
         coordinator: `host:port` of the coordinator.
         host: The address on which the task process listens for its peers.
+        data_port: The port there; 0 for any.
+        name: Of the pod, or another name that people know the worker by: it stands in front of its supervisor's id. Empty for none.
+        stays: Never end before SIGTERM comes: whoever started us would only start us again.
+        leave_patience_s: After SIGTERM the worker goes on for at most so long, until the coordinator has a last checkpoint and lets it go.
+            0: it ends at once.
         lifeline_fd: An inherited pipe; its end of file means that whoever started us is gone. -1 for none.
         termination_log: A file for the cause of a failure; empty for none.
     """
@@ -40,6 +45,10 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     address_file: str = ""
     coordinator: str = ""
     host: str = "127.0.0.1"
+    data_port: int = 0
+    name: str = ""
+    stays: bool = False
+    leave_patience_s: float = 0.0
     lifeline_fd: int = -1
     termination_log: str = ""
 
@@ -67,7 +76,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
             except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
                 raise CheckdamError(f"cannot read the address file {self.address_file}: {error}") from error
         host, _, port = self.coordinator.rpartition(":")
-        return host, int(port)
+        return host.strip("[]"), int(port)
 
 
 def load_config(path: Path) -> WorkerConfig:

@@ -136,6 +136,7 @@ class Exchange:
         wake: Makes the task loop look at its inputs; thread-safe.
         post: Hands a function to the task thread.
         fail: Called once, from any thread, when a connection breaks.
+        port: The port to listen on; 0 for any.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class Exchange:
         wake: Callable[[], None],
         post: Callable[[Callable[[], None]], None],
         fail: Callable[[str], None],
+        port: int = 0,
     ) -> None:
         self._identity = identity
         self._wake_loop = wake
@@ -155,7 +157,7 @@ class Exchange:
         self._inputs: dict[tuple[int, int], Input] = {}
         self._outputs: dict[tuple[int, int], Output] = {}
         self._closed = False
-        self._listener = Listener(host, identity.secret, self._admit)
+        self._listener = Listener(host, identity.secret, self._admit, port=port)
         self.address = self._listener.address
         self._waker, self._woken = socket.socketpair()
         self._woken.setblocking(False)

@@ -8,6 +8,7 @@ handshake takes a few milliseconds.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import socket
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from checkdam.core.errors import AuthenticationError
+from checkdam.core.errors import AuthenticationError, CheckdamError
 from checkdam.wire.auth import Purpose
 from checkdam.wire.frames import authenticate_server
 
@@ -28,18 +29,26 @@ HANDSHAKE_TIMEOUT_S: Final = 5.0
 MAX_HANDSHAKES: Final = 64
 """How many may be under way."""
 
+PORT_PATIENCE_S: Final = 5.0
+"""How long a port that is in use is waited for."""
+
 _LOOK_EVERY_S: Final = 0.25
+_PORT_RETRY_S: Final = 0.02
 
 
 class Listener:
     """Listens until `close`.
 
     Args:
-        host: The address to listen on; the port is chosen by the system.
+        host: The address to listen on.
         secret: The job's.
         admit: Called with what a proven peer wants, and its socket, which is the callee's from then on. Raises
             AuthenticationError if it may not. Runs in the handshake's thread.
         timeout_s: For a whole handshake.
+        port: To listen on; 0: the system chooses one.
+
+    Raises (on construction):
+        CheckdamError: The address cannot be used.
 
     Attributes:
         address: Where it listens, (host, port).
@@ -52,6 +61,7 @@ class Listener:
         secret: bytes,
         admit: Callable[[Purpose, socket.socket], None],
         timeout_s: float = HANDSHAKE_TIMEOUT_S,
+        port: int = 0,
     ) -> None:
         self.rejected = 0
         self._secret = secret
@@ -61,7 +71,7 @@ class Listener:
         self._closed = False
         # Handshakes under way, oldest first: socket → its deadline and its thread.
         self._under_way: dict[socket.socket, tuple[float, threading.Thread]] = {}
-        self._socket = socket.create_server((host, 0), backlog=128)
+        self._socket = _listening(host, port)
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
         self._socket.settimeout(_LOOK_EVERY_S)
         self._thread = threading.Thread(target=self._run, name="accept", daemon=True)
@@ -134,6 +144,21 @@ class Listener:
                 self.rejected += not admitted
             if not admitted:
                 connection.close()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens, as soon as the port is free: what a killed process has forked may hold it for a moment longer."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    deadline = time.monotonic() + PORT_PATIENCE_S
+    while True:
+        try:
+            return socket.create_server((host, port), family=family, backlog=128)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                raise CheckdamError(
+                    f"cannot listen for other workers at {host}, port {port}: {error.strerror}"
+                ) from error
+        time.sleep(_PORT_RETRY_S)
 
 
 def _cut(connection: socket.socket) -> None:

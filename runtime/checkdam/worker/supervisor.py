@@ -10,6 +10,10 @@ epoch than one it has served has been replaced, whether it knows that or not, an
 
 It waits for nobody for longer than a few seconds: what a stopped task process does not take stays in a backlog until the
 coordinator, which hears nothing of it either, gives the attempt up.
+
+In a pod it ends by SIGTERM alone, because whoever ends by himself is started again: when its job has ended, or another worker has its
+index, it is idle and goes on looking for a coordinator. And SIGTERM is a wish there: it tells the coordinator, and its task process works on
+until the coordinator has taken a last checkpoint and lets it go.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +36,7 @@ import msgspec
 from checkdam.api.entrypoint import load_graph
 from checkdam.checkpoint.storage.locate import open_storage
 from checkdam.core.errors import AuthenticationError, CheckdamError
-from checkdam.core.exits import describe_exit
+from checkdam.core.exits import describe_exit, write_termination_log
 from checkdam.core.faultpoints import hit
 from checkdam.core.lifetime import die_with_parent
 from checkdam.graph.plan import make_plan
@@ -44,6 +49,7 @@ from checkdam.wire.messages import (
     Drop,
     Failed,
     Hello,
+    Leaving,
     Message,
     Ping,
     Pong,
@@ -92,7 +98,8 @@ class Supervisor:
         self._config = config
         self._job = parse_manifest(config.manifest)
         self._run_dir = Path(config.run_dir)
-        self._instance = secrets.token_hex(8)
+        unique = secrets.token_hex(8)
+        self._instance = f"{config.name}/{unique}" if config.name else unique
         self._secret = config.secret
         storage = self._job.spec.checkpoint.storage
         self._storage = open_storage(storage, self._job.job_id, base=Path(config.base_folder))
@@ -120,13 +127,15 @@ class Supervisor:
         self._epoch = 0
         self._refused_since: float | None = None
         self._exit_code: int | None = None
+        self._told_to_leave = False
+        self._leave_by: float | None = None
         self._signals, write_end = socket.socketpair()
         self._signals.setblocking(False)
         write_end.setblocking(False)
         self._signal_writer = write_end
 
     def run(self) -> int:
-        """Serve until told to shut down, until replaced, or until whoever started us is gone."""
+        """Serve until told to shut down, until replaced, or until whoever started us is gone; in a pod until SIGTERM."""
         signal.set_wakeup_fd(self._signal_writer.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._on_sigterm)
@@ -139,8 +148,12 @@ class Supervisor:
                 self._wait(RETRY_S)
                 continue
             self._wait(self._heartbeat_timeout_s / 4)
-            if self._connection is not None and time.monotonic() - self._last_heard > self._heartbeat_timeout_s:
+            now = time.monotonic()
+            if self._connection is not None and now - self._last_heard > self._heartbeat_timeout_s:
                 self._disconnect("the coordinator was silent for too long")
+            if self._leave_by is not None and now > self._leave_by:
+                log.warning("worker %d was not let go in time and leaves all the same", self._config.index)
+                self._exit_code = 0
         self._drop_child()
         if self._connection is not None:
             self._connection.close()
@@ -198,17 +211,22 @@ class Supervisor:
             log.info("worker %d and the coordinator do not come together: %s", self._config.index, reason)
             self._refused_since = now
         patience_s = REFUSED_TIMEOUTS * self._job.spec.runtime.heartbeat_timeout_ms / 1000
-        if now - self._refused_since > patience_s:
+        if now - self._refused_since > patience_s and not self._config.stays:
             log.warning("worker %d was refused: %s; it has been replaced and ends", self._config.index, reason)
             self._exit_code = 0
 
     def _disconnect(self, reason: str) -> None:
         log.warning("worker %d lost the coordinator: %s", self._config.index, reason)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         if self._connection is not None:
             self._selector.unregister(self._connection)
             self._connection.close()
             self._connection = None
         self._drop_child()
+        if self._leave_by is not None:
+            self._exit_code = 0  # there is nothing left to save
 
     def _on_coordinator(self) -> None:
         connection = self._connection
@@ -236,7 +254,10 @@ class Supervisor:
         elif isinstance(message, Shutdown):
             log.info("shutting down: %s", message.reason)
             self._end_child(body)
-            self._exit_code = 0
+            if self._config.stays:
+                self._hang_up()
+            else:
+                self._exit_code = 0
         elif isinstance(message, Ping) and self._child is None:
             self._send(frame(encode(Pong(message.sequence))))
         elif self._child is not None and getattr(message, "attempt", self._child.attempt) == self._child.attempt:
@@ -295,6 +316,7 @@ class Supervisor:
                     directory=directory,
                     local_folder=self._config.local_folder,
                     host=self._config.host,
+                    port=self._config.data_port,
                     control=theirs,
                     heartbeat_timeout_s=self._heartbeat_timeout_s,
                 )
@@ -373,11 +395,24 @@ class Supervisor:
     # Signals and time
 
     def _wait(self, timeout_s: float) -> None:
+        if self._leave_by is not None:
+            timeout_s = min(timeout_s, max(0.0, self._leave_by - time.monotonic()))
         for key, _ in self._selector.select(timeout_s):
             key.data()
 
     def _on_sigterm(self, *_: object) -> None:
-        self._exit_code = 0
+        # Only noted here, wherever it comes; the loop acts.
+        if self._told_to_leave or not self._config.leave_patience_s:
+            self._exit_code = 0
+        self._told_to_leave = True
+
+    def _leave(self) -> None:
+        """Ask for a last checkpoint, where there is anything to save."""
+        if self._connection is None or self._child is None:
+            self._exit_code = 0
+            return
+        self._leave_by = time.monotonic() + self._config.leave_patience_s
+        self._send(frame(encode(Leaving())))
 
     def _on_lifeline(self) -> None:
         self._exit_code = 0
@@ -389,6 +424,8 @@ class Supervisor:
         except BlockingIOError:
             pass
         self._reap()
+        if self._told_to_leave and self._leave_by is None:
+            self._leave()
 
     def _reap(self) -> None:
         while True:
@@ -420,11 +457,17 @@ class Supervisor:
 def main(config_path: str) -> int:
     """The worker program: `python -m checkdam.worker CONFIG`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s worker %(message)s", stream=sys.stderr)
-    config = load_config(Path(config_path))
+    return supervise(load_config(Path(config_path)))
+
+
+def supervise(config: WorkerConfig) -> int:
+    """Run a worker to its end; returns the exit code, and leaves what it failed with in the log and where the configuration says."""
     try:
         return Supervisor(config).run()
     except CheckdamError as error:
         log.error("%s", error)
-        if config.termination_log:
-            Path(config.termination_log).write_text(str(error))
-        return 1
+        write_termination_log(config.termination_log, str(error))
+    except Exception:
+        log.exception("the supervisor has failed")
+        write_termination_log(config.termination_log, traceback.format_exc())
+    return 1

@@ -107,6 +107,7 @@ class TaskSetup:
         directory: A folder of this attempt alone; exists and is empty.
         local_folder: Where files are kept for local recovery, on the same file system; it outlives the attempt.
         host: Where to listen for peers.
+        port: The port there; 0 for any.
         control: The socket to the supervisor.
         heartbeat_timeout_s: Without a word from the coordinator for so long, the process ends.
     """
@@ -119,6 +120,7 @@ class TaskSetup:
     directory: Path
     local_folder: Path
     host: str
+    port: int
     control: socket.socket
     heartbeat_timeout_s: float
 
@@ -172,6 +174,7 @@ class TaskProcess:
             self._loop.wake,
             self._post,
             lambda text: self._fail(PeerLostError(text)),
+            port=setup.port,
         )
 
     def run(self) -> None:
