@@ -67,6 +67,8 @@ bench-memory: $(STAMP) ## measure whether RocksDB state of 5 GiB stays within 25
 
 crds: $(STAMP) ## make the CustomResourceDefinitions from the models
 	$(BIN)/python -m checkdam.spec.crd crds
+	cp crds/*.yaml charts/checkdam/files/crds/
+	cp crds/*.yaml deploy/kustomize/crds/
 
 manifests: crds ## make what is deployed out of the chart, the CustomResourceDefinitions and the scripts for Argo CD (needs Go)
 	$(BIN)/python deploy/make_manifests.py

@@ -4,7 +4,7 @@ What a block means is said behind its language:
 
 * `python file=NAME`, `yaml file=NAME`, `text file=NAME`: a file that later blocks find in the folder.
 * `python`: runs; names of earlier blocks of the page are there. Functions called `test_…` are called.
-* `yaml`: a manifest, or the `spec` of one; must be valid.
+* `yaml`: a manifest, or the `spec` of one; must be valid. `yaml values`: values of the Helm chart, which the tests of the chart try out.
 * `sh`: runs with bash, every command must succeed. `sh exit=N`: must end with that code.
 * `sh manual`: not run; only for commands that a test cannot run (`MANUAL_COMMANDS`).
 * `text output`: what lines that the last `sh` block printed contain, in this order; `…` stands for anything, and so do
@@ -94,7 +94,7 @@ class PageRun:
             target.write_text(block.text)
         elif block.language == "python":
             self._run_python(block)
-        elif block.language == "yaml":
+        elif block.language == "yaml" and block.note != "values":
             _check_manifest(block)
         elif block.language == "sh":
             self._run_shell(block)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hdfs_server
+import helm_docs
 import s3_server
 
 
 def main() -> None:
-    for install in (s3_server.install, hdfs_server.install):
+    for install in (s3_server.install, hdfs_server.install, helm_docs.install):
         print(f"ready: {install()}")
 
 

@@ -1,0 +1,36 @@
+{{/*
+What the operator does in the namespaces of jobs: each verb is one that its code uses. What it applies needs `create`, for when
+it is not there yet, and `patch`.
+*/}}
+{{- define "checkdam.rules" -}}
+- apiGroups: [checkdam.dev]
+  resources: [streamjobs]
+  verbs: [get, list, watch]
+- apiGroups: [checkdam.dev]
+  resources: [savepoints]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [checkdam.dev]
+  resources: [streamjobs/status, savepoints/status]
+  verbs: [patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [create, patch]
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, create, delete]
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, create]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [get, list, create, patch]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [create, patch]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [create, patch, delete]
+{{- end -}}

@@ -1,0 +1,3 @@
+-- Stops the job with its state kept.
+obj.spec.suspend = true
+return obj
