@@ -206,6 +206,7 @@ class CoordinatorSeen:
 
     Attributes:
         pod_uid: The pod that all this is about.
+        followed_since_ms: Since when it has been asked; 0 if it is not.
         report: The newest report; `None` before the first.
         unreachable_since_ms: Since when it has not answered; `None` while it does.
         not_running_since_ms: Since when its reports have said that no records are processed; `None` while they are.
@@ -217,6 +218,7 @@ class CoordinatorSeen:
     """
 
     pod_uid: str = ""
+    followed_since_ms: int = 0
     report: JobReport | None = None
     unreachable_since_ms: int | None = None
     not_running_since_ms: int | None = None
@@ -279,6 +281,7 @@ class SavepointSeen:
     resource: Savepoint
     status: SavepointStatus = field(default_factory=SavepointStatus)
     generation: int = 1
+    resource_version: str = ""
     scheduled: bool = False
     deleting: bool = False
 
@@ -368,6 +371,7 @@ def savepoint_of(resource: Mapping[str, Any], scheduled_label: str) -> Savepoint
         resource=parsed,
         status=SavepointStatus.model_validate(parsed.status),
         generation=metadata.get("generation", 1),
+        resource_version=metadata.get("resourceVersion", ""),
         scheduled=scheduled_label in metadata.get("labels", {}),
         deleting="deletionTimestamp" in metadata,
     )

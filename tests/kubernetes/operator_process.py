@@ -19,7 +19,7 @@ from checkdam.core.lifetime import die_with_parent
 
 from cluster.control_plane import ApiError, ControlPlane
 
-PATIENCE_S: Final = 40.0
+PATIENCE_S: Final = 60.0
 POLL_S: Final = 0.1
 IMAGE: Final = "checkdam-runtime:test"
 

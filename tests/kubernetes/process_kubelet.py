@@ -2,7 +2,7 @@
 
 So operator, coordinators and workers are tried together, as they are, where no container can be run. Of a pod's specification this kubelet knows what jobs
 use: command, environment (with the downward API), ConfigMaps, Secrets and empty folders, restarts with growing pauses, readiness over HTTP,
-SIGTERM and then SIGKILL. Volumes lie below a folder of the pod, which the processes are told by `CHECKDAM_ROOT`. The address of a Service, which nothing
+SIGTERM and then SIGKILL. Volumes lie below a folder of the pod, which its command is told by `--root`. The address of a Service, which nothing
 on this machine answers at, is replaced in the environment of pods by one at which connections are led to the pod that the Service selects at
 that moment. The test owns the processes: `kill`, `stop_pod` and `lose` do to them what happens on real nodes.
 """
@@ -26,8 +26,8 @@ from typing import Any, Final
 
 import aiohttp
 import msgspec
-from checkdam.core.lifetime import die_with_parent
 
+from checkdam.core.lifetime import die_with_parent
 from cluster.control_plane import ControlPlane
 from cluster.pod_status import crashed, restarts_of, running
 
@@ -194,6 +194,9 @@ class ProcessKubelet:
     async def _start(self, pod: RunningPod) -> None:
         container = pod.body["spec"]["containers"][0]
         program, *arguments = container["command"]
+        arguments += ["--root", str(pod.root)]
+        if pod.body["metadata"]["labels"]["app.kubernetes.io/component"] == "coordinator":
+            arguments += ["--listen", pod.ip]  # there are others on this machine
         log = await asyncio.to_thread(pod.log.open, "ab")
         with log:
             pod.process = await asyncio.create_subprocess_exec(
@@ -263,7 +266,7 @@ class ProcessKubelet:
                 _write_files(folder, {name: base64.b64decode(text) for name, text in found["data"].items()}, 0o440)
 
     async def _environment(self, pod: RunningPod, container: Body) -> dict[str, str]:
-        made = {**os.environ, **self.environment, "CHECKDAM_ROOT": str(pod.root)}
+        made = {**os.environ, **self.environment}
         metadata = pod.body["metadata"]
         fields = {"metadata.name": metadata["name"], "metadata.uid": metadata["uid"], "status.podIP": pod.ip}
         for variable in container["env"]:

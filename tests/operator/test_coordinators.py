@@ -147,7 +147,7 @@ async def test_what_was_known_of_another_pod_is_forgotten(watching: Watching) ->
 
     watching.watch("pod-2")
 
-    assert watching.seen == CoordinatorSeen(pod_uid="pod-2")
+    assert watching.seen == CoordinatorSeen(pod_uid="pod-2", followed_since_ms=1_000)
     assert len(watching.coordinators) == 1
 
 

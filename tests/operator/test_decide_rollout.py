@@ -171,6 +171,14 @@ def test_a_version_that_never_came_up_is_replaced_without_waiting_for_it() -> No
     assert decide(situation).ahead
 
 
+def test_an_operator_that_has_just_begun_to_ask_does_not_take_silence_for_a_bad_sign() -> None:
+    asked = with_coordinator(without_coordinator(running(OLD, spec=NEW)), followed_since_ms=NOW_MS)
+
+    assert not decide(asked).ahead
+    assert decide(asked).again_ms == NOW_MS + 20_000
+    assert decide(replace(asked, now_ms=NOW_MS + 20_000)).ahead
+
+
 def test_volatile_state_cannot_be_saved_so_the_job_is_just_stopped() -> None:
     volatile = {"storage": {"uri": "memory://", "allowVolatile": True}}
     old, new = manifest(checkpoint=volatile), manifest(checkpoint=volatile, image="words:2")

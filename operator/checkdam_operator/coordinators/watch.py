@@ -46,6 +46,7 @@ class Watched:
     pod_uid: str
     address: Address
     changed: Callable[[], None]
+    since_ms: int
     report: JobReport | None = None
     unreachable_since_ms: int | None = None
     running_since_ms: int | None = None
@@ -60,6 +61,7 @@ class Watched:
         """What is known now, as data for a decision."""
         return CoordinatorSeen(
             pod_uid=self.pod_uid,
+            followed_since_ms=self.since_ms,
             report=self.report,
             unreachable_since_ms=self.unreachable_since_ms,
             not_running_since_ms=self.not_running_since_ms,
@@ -109,7 +111,7 @@ class Coordinators:
         if watched is not None and (watched.pod_uid, watched.address) == (pod_uid, address) and "job" in watched.tasks:
             return
         self.forget(job_uid)
-        watched = Watched(pod_uid, address, changed)
+        watched = Watched(pod_uid, address, changed, self._now_ms())
         self._watched[job_uid] = watched
         self._spawn(watched, "job", self._follow(watched))
 

@@ -110,8 +110,9 @@ def _not_running_since_ms(situation: Situation, deployment: Deployment) -> int:
     known = [time for time in (seen.not_running_since_ms, seen.unreachable_since_ms) if time is not None]
     if known:
         return min(known)
-    # Nothing was ever heard of this coordinator: count from its pod's creation, or from long ago if there is none.
-    return max((pod.created_ms for pod in situation.pods if pod.revision == deployment.revision), default=0)
+    # Nothing was heard of this coordinator yet. An operator that has just begun to ask must not take that for a bad sign.
+    created_ms = max((pod.created_ms for pod in situation.pods if pod.revision == deployment.revision), default=0)
+    return max(created_ms, seen.followed_since_ms)
 
 
 def _with_savepoint(situation: Situation, deployment: Deployment) -> Stopping:
