@@ -138,7 +138,7 @@ def running(job: StreamJob | None = None, *, spec: StreamJob | None = None, revi
         deployed=job,
         image=job.spec.image or IMAGE,
         coordinator=CoordinatorSeen(
-            coordinator.uid, report(), running_since_ms=NOW_MS - 1_790_000, last_trigger_ms=NOW_MS - 1_000
+            coordinator.uid, report=report(), running_since_ms=NOW_MS - 1_790_000, last_trigger_ms=NOW_MS - 1_000
         ),
         default_image=IMAGE,
     )
