@@ -16,7 +16,9 @@ from checkdam.state.base import LocalFile
 from checkdam.state.blocks import find_blocks
 from checkdam.state.canonical import canonical_blocks
 from checkdam.state.columns import decode_rows
+from checkdam.state.forked import ChildSnapshot, WrittenSnapshot
 from checkdam.state.rocksdb import RocksDbBackend
+from checkdam.state.rocksdb_snapshot import RocksDbSnapshot
 from checkdam.testing.snapshots import LocalSnapshot
 
 EVERYTHING = 1 << 40
@@ -177,3 +179,42 @@ def test_a_log_that_lacks_a_file_restores_nothing(workshop: Workshop, backend: R
     lost = [file for file in files if file is not log_of(files)[0]]
     with pytest.raises(CheckpointError, match=r"lacks changes-\d+\.blocks"):
         workshop.restored(lost)
+
+
+@pytest.mark.parametrize(
+    ("declared", "rows", "forked"),
+    [(int, 40, False), (tuple[int, str | None], 40, False), (list[int], 40, True), (None, 40, True), (int, 60, True)],
+)
+def test_values_that_cannot_change_in_place_are_frozen_without_a_fork_unless_they_are_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: Any, rows: int, forked: bool
+) -> None:
+    monkeypatch.setattr(rocksdb_log, "REFERENCED_ROWS", 50)
+    workshop = Workshop("rocksdb", tmp_path, fork_from_entries=5)
+    backend = workshop.backend()
+    value = {int: 1, None: {2}}.get(declared) or (
+        [1] if declared not in (int, None) and "list" in str(declared) else (1, None)
+    )
+    table = backend.table(spec("t", declared))
+    store(table, dict.fromkeys(range(rows), value))
+    writer = backend.snapshot(workshop.new_folder())
+    store(table, {0: 2 if declared is int else value})
+    delete(table, [1])
+    assert isinstance(writer, RocksDbSnapshot)
+    assert isinstance(writer._changes, ChildSnapshot if forked else WrittenSnapshot)
+    restored = workshop.restored(writer.finish())
+    assert content(restored.table(spec("t", declared))) == dict.fromkeys(range(rows), value)
+    workshop.close()
+
+
+def test_a_log_that_cannot_be_written_fails_the_checkpoint_and_the_next_has_all(
+    workshop: Workshop, backend: RocksDbBackend
+) -> None:
+    table = backend.table(spec("t"))
+    store(table, {"a": 1})
+    folder = workshop.new_folder()
+    writer = backend.snapshot(folder)
+    (folder / "changes-000001.blocks").mkdir()
+    with pytest.raises(CheckpointError, match="cannot write the snapshot"):
+        writer.finish()
+    store(table, {"b": 2})
+    assert content(workshop.reopened(backend).table(spec("t"))) == {"a": 1, "b": 2}

@@ -16,6 +16,7 @@ from __future__ import annotations
 import inspect
 import io
 import pickle
+import re
 import types
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, Protocol, TypeVar
@@ -38,6 +39,7 @@ _SAMPLE: Final = 64
 
 _MSGPACK_PREFIX: Final = "msgpack:"
 _SCALARS: Final = frozenset({str, int, float, bool, bytes, types.NoneType})
+_UNCHANGING: Final = frozenset({"str", "int", "float", "bool", "bytes", "None", "tuple"})
 _PICKLE_MODE, _MSGPACK_MODE = b"\x00", b"\x01"
 _PICKLE_PROTOCOL: Final = 5
 
@@ -123,6 +125,12 @@ def is_joined(name: str) -> bool:
     Such values can be taken apart, and put together, without knowing their type.
     """
     return name.startswith(_MSGPACK_PREFIX)
+
+
+def never_changes(name: str) -> bool:
+    """Whether values of the serde of that name cannot be changed in place, as far as the name tells: scalars, and tuples of them."""
+    declared = name.removeprefix(_MSGPACK_PREFIX)
+    return declared != name and _UNCHANGING.issuperset(re.findall(r"\w+", declared))
 
 
 class MsgpackSerde:
@@ -325,5 +333,6 @@ __all__ = [
     "declared_return_type",
     "element_type",
     "is_joined",
+    "never_changes",
     "serde_for",
 ]

@@ -73,10 +73,17 @@ class WrittenSnapshot:
     Args:
         directory: Where its files are.
         write: Writes them; called once, here and now.
+        write_later: Writes the rest of them; called once, by `finish`.
     """
 
-    def __init__(self, directory: Path, write: Callable[[], list[LocalFile]]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        write: Callable[[], list[LocalFile]],
+        write_later: Callable[[], list[LocalFile]] = list,
+    ) -> None:
         self._directory = directory
+        self._write_later = write_later
         self._files: list[LocalFile] = []
         self._failure: Exception | None = None
         try:
@@ -87,10 +94,16 @@ class WrittenSnapshot:
 
     def finish(self) -> list[LocalFile]:
         """See `SnapshotWriter`."""
+        later: list[LocalFile] = []
+        try:
+            if self._failure is None:
+                later = self._write_later()
+        except Exception as error:
+            self._failure = self._failure or error
         if self._failure is not None:
             delete_contents(self._directory)
             raise CheckpointError(f"cannot write the snapshot in {self._directory}: {self._failure}") from self._failure
-        return self._files
+        return self._files + later
 
     def cancel(self) -> None:
         """See `SnapshotWriter`."""

@@ -17,20 +17,26 @@ import contextlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from checkdam.core.keys import decode_keys
-from checkdam.state.base import Key, LocalFile
+from checkdam.core.serde import never_changes
+from checkdam.state.base import Key, LocalFile, TableSpec
 from checkdam.state.blocks import ANY_GROUP, Block, BlockWriter, unpack_ints
-from checkdam.state.columns import BlockSize, cut_runs, encode_gone
+from checkdam.state.columns import BlockSize, Run, cut_runs, encode_deletions, encode_gone, encode_runs
 
-LOG_FILES: Final = 16
+LOG_FILES: Final = 32
 """Files that a log has at most: each of them is one more to name in every checkpoint, and to fetch."""
 
 LOG_GROWTH: Final = 2
 """Times the rows of its first file that the others may have together: so much longer than necessary a restore may take."""
+
+REFERENCED_ROWS: Final = 50_000
+"""Up to so many rows, of values that cannot be changed in place, are frozen by reference: that takes the task thread some ten ms,
+as a fork does, which afterwards makes both processes copy every page that they touch."""
 
 _FREE_ROWS: Final = 4_096
 """Rows that may be added in any case."""
@@ -39,17 +45,59 @@ _FREE_ROWS: Final = 4_096
 class LoggedTable(Protocol):
     """A table whose changes are logged."""
 
+    spec: TableSpec
+
     def log_size(self, whole: bool) -> int:
-        """About how many rows `log_blocks` has."""
+        """About how many rows `freeze` would have."""
         ...
 
-    def log_blocks(self, whole: bool) -> Iterator[Block]:
+    def freeze(self, whole: bool) -> FrozenChanges:
         """What has changed since the last snapshot, or everything that differs from the database."""
         ...
 
     def begin_log(self) -> None:
-        """A snapshot has taken what `log_blocks` had."""
+        """A snapshot has taken what `freeze` had."""
         ...
+
+
+@dataclass(frozen=True)
+class FrozenChanges:
+    """Changes of a table, by reference: they stay as they are only if nobody changes a cell in place.
+
+    Attributes:
+        spec: The table.
+        now_ms: The update time of cells that have none.
+        outdated: What is void of earlier files of the log; `None` where it begins anew.
+        changed: Namespaces and keys that have cells.
+        cells: Of each of these runs.
+        deleted: Namespaces and keys that have none any more.
+    """
+
+    spec: TableSpec
+    now_ms: int
+    outdated: Outdated | None
+    changed: list[Run] = field(default_factory=list)
+    cells: list[list[Any]] = field(default_factory=list)
+    deleted: list[Run] = field(default_factory=list)
+
+    def blocks(self) -> Iterator[Block]:
+        """They as blocks of a log.
+
+        Raises:
+            ValueTypeError: A value does not fit its declared type.
+        """
+        cells = {run[0]: iter(cells) for run, cells in zip(self.changed, self.cells, strict=True)}
+        yield from encode_runs(
+            self.changed,
+            lambda namespace, keys: islice(cells[namespace], len(keys)),
+            self.spec,
+            self.now_ms,
+            apart=True,
+        )
+        for part in cut_runs(self.deleted, BlockSize()):
+            yield encode_deletions(part)
+        if self.outdated is not None:
+            yield from self.outdated.blocks()
 
 
 @dataclass(frozen=True)
@@ -87,19 +135,34 @@ class LogPart:
         self._tables = tables
         self._earlier = earlier
         self._obsolete = obsolete
+        self._frozen: list[FrozenChanges] = []
+
+    def freeze(self) -> bool:
+        """Keep what is to be written, by reference, so that `write` may be called later; false if that does not keep it as it is.
+
+        Raises:
+            CheckpointError: A key is not owned here.
+        """
+        if self.rows > REFERENCED_ROWS or not all(never_changes(table.spec.serde.name) for table in self._tables):
+            return False
+        self._frozen = [table.freeze(not self._earlier) for table in self._tables]
+        return True
 
     def write(self, directory: Path) -> list[LocalFile]:
         """Write this part's file into a snapshot's folder, if there is anything to write. In whichever process.
 
         Raises:
+            CheckpointError: A key is not owned here.
             ValueTypeError: A value does not fit its declared type.
         """
         if not self.rows:
             return []
+        frozen = self._frozen or (table.freeze(not self._earlier) for table in self._tables)
         with contextlib.closing(BlockWriter(directory / self._name)) as writer:
-            for section, table in enumerate(self._tables):
-                for block in table.log_blocks(not self._earlier):
+            for section, changes in enumerate(frozen):
+                for block in changes.blocks():
                     writer.write(ANY_GROUP, section, block)
+            self._frozen = []
             return [writer.finish()]
 
     def finish(self, directory: Path, files: list[LocalFile]) -> list[LocalFile]:

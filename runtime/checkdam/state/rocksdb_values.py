@@ -24,16 +24,11 @@ from checkdam.core.keys import decode_key
 from checkdam.state.base import Key, TableSpec
 from checkdam.state.blocks import Block
 from checkdam.state.columns import (
-    BlockSize,
-    Run,
-    cut_runs,
     decode_deletions,
     decode_rows,
-    encode_deletions,
-    encode_runs,
 )
 from checkdam.state.rocksdb_cache import EVICTION_ENTRIES, CacheBudget, Changes
-from checkdam.state.rocksdb_log import LogReader, Outdated
+from checkdam.state.rocksdb_log import FrozenChanges, LogReader, Outdated
 from checkdam.state.rocksdb_rows import (
     GROUP_BYTES,
     SPACE_BYTES,
@@ -240,39 +235,27 @@ class RocksDbTable:
             return sum([len(space.changes) for space in self._spaces.values()])
         return len(self._outdated) + sum([len(space.changes.recent) for _, space in self._touched_spaces()])
 
-    def log_blocks(self, whole: bool) -> Iterator[Block]:
+    def freeze(self, whole: bool) -> FrozenChanges:
         """See `LoggedTable`.
 
         Raises:
             CheckpointError: A key is not owned here.
-            ValueTypeError: A value does not fit its declared type.
         """
-        changed: list[Run] = []
-        deleted: list[Run] = []
-        cells_of: dict[int, Iterator[Any]] = {}
+        frozen = FrozenChanges(self.spec, self._clock.now_ms(), None if whole else self._outdated)
         for namespace, space in self._spaces.items() if whole else self._touched_spaces():
             keys = list(space.changes if whole else space.changes.recent)
             cells = space.cells(keys)
             if gone := [key for key, cell in zip(keys, cells, strict=True) if cell is _ABSENT]:
-                deleted.append((namespace, gone))
+                frozen.deleted.append((namespace, gone))
                 keys = [key for key, cell in zip(keys, cells, strict=True) if cell is not _ABSENT]
                 cells = [cell for cell in cells if cell is not _ABSENT]
             if keys:
-                changed.append((namespace, keys))
-                cells_of[namespace] = iter(cells)
+                frozen.changed.append((namespace, keys))
+                frozen.cells.append(cells)
         # To know the group of every key would take longer than all the rest.
-        self._rows.check_owned(islice(chain.from_iterable(keys for _, keys in [*changed, *deleted]), _CHECKED_KEYS))
-        yield from encode_runs(
-            changed,
-            lambda namespace, keys: islice(cells_of[namespace], len(keys)),
-            self.spec,
-            self._clock.now_ms(),
-            apart=True,
-        )
-        for part in cut_runs(deleted, BlockSize()):
-            yield encode_deletions(part)
-        if not whole:
-            yield from self._outdated.blocks()
+        changed = chain.from_iterable(keys for _, keys in [*frozen.changed, *frozen.deleted])
+        self._rows.check_owned(islice(changed, _CHECKED_KEYS))
+        return frozen
 
     def begin_log(self) -> None:
         """See `LoggedTable`."""

@@ -99,8 +99,12 @@ class Log(Protocol):
     names: list[str]
     """Of its files, the earliest first."""
 
+    def freeze(self) -> bool:
+        """Keep it as it is now without a copy, for `write` to be called later; false if that cannot be done, or takes too long."""
+        ...
+
     def write(self, directory: Path) -> list[LocalFile]:
-        """Write it."""
+        """Write it, from whichever thread or process."""
         ...
 
 
@@ -134,13 +138,16 @@ class SectionWriter:
         """
         first = len(record.sections) - len(parts)
 
+        def write_parts() -> list[LocalFile]:
+            described = record if log is None else replace(record, log=log.names)
+            return [write_record(directory, described), *self._write_parts(directory / self._name, parts, first)]
+
         def write() -> list[LocalFile]:
-            files = self._write_parts(directory / self._name, parts, first)
-            if log is None:
-                return [write_record(directory, record), *files]
-            return [write_record(directory, replace(record, log=log.names)), *files, *log.write(directory)]
+            return write_parts() if log is None else write_parts() + log.write(directory)
 
         self._forked = [snapshot for snapshot in self._forked if not snapshot.ended]
+        if log is not None and self._are_small(parts, 0) and log.freeze():
+            return WrittenSnapshot(directory, write_parts, lambda: log.write(directory))
         if not self._are_small(parts, 0 if log is None else log.rows):
             # Refused for want of memory: a long pause is better than no checkpoint.
             with contextlib.suppress(OSError):
