@@ -302,7 +302,7 @@ def test_a_wrong_pod_template_is_told_before_the_running_version_is_stopped() ->
         ({"state": "FINISHED", "message": "all input has been read"}, "Completed", "Completed"),
         ({"state": "FAILED", "message": "the restart strategy gave up"}, "Failed", "Failed"),
         ({"state": "FAILED", "refusal": "Deposed", "message": "m"}, "TakenOver", "Failed"),
-        ({"state": "STOPPED", "message": "stopped with checkpoint 8"}, "Stopped", "Failed"),
+        ({"state": "STOPPED", "drained": True, "message": "stopped with savepoint 8"}, "Stopped", "Failed"),
     ],
 )
 def test_how_a_job_ended_is_written_down_before_its_pods_go(
@@ -323,6 +323,22 @@ def test_how_a_job_ended_is_written_down_before_its_pods_go(
     assert last.status.state == state
     assert condition(last, "Ready").status == ("True" if outcome == "Completed" else "False")
     assert condition(last, "Stalled").status == ("False" if outcome == "Completed" else "True")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"state": "STOPPED", "stopped_with": STOPPED_WITH}, {"state": "FAILED", "refusal": "NotResumed"}]
+)
+def test_a_job_that_was_stopped_though_it_is_to_run_goes_on(changes: dict[str, object]) -> None:
+    decision = decide(with_report(running(OLD), **changes))
+
+    assert decision.ahead
+    assert decision.status is not None
+    following, before = decision.status.deployment, running(OLD).job.status.deployment
+    assert following is not None
+    assert before is not None
+    assert (following.revision, following.config_map) == (2, before.config_map)
+    assert following.start.resume
+    assert "`spec.suspend: true` stops it" in decision.events[0].message
 
 
 def test_a_completed_job_still_takes_edits() -> None:

@@ -235,3 +235,40 @@ def test_workers_that_are_missing_are_counted() -> None:
     assert decision.status is not None
     assert decision.status.workers_text == "1/2"
     assert "1 of 2 are connected" in condition(decision, READY).message
+
+
+def _failing() -> Situation:
+    failure = FailureReport("user", "Traceback …\nValueError: no such airport", 0, NOW_MS - 500)
+    return with_report(running(), state="RESTARTING", attempt=5, restarts=4, last_failure=failure)
+
+
+def test_attempts_that_fail_again_and_again_are_told_with_the_cause() -> None:
+    decision = decide(_failing())
+
+    assert condition(decision, STALLED).reason == "AttemptsFail"
+    assert "ValueError: no such airport" in condition(decision, STALLED).message
+
+
+def test_such_a_job_counts_as_well_only_when_it_has_run_for_a_while() -> None:
+    failing = _failing()
+    told = after(failing, decide(failing))
+    failure = FailureReport("user", "ValueError: no such airport", 0, NOW_MS - 500)
+    again = with_report(told, attempt=6, restarts=5, last_failure=failure)
+
+    soon = decide(with_coordinator(again, running_since_ms=NOW_MS - 1_000))
+    later = decide(with_coordinator(again, running_since_ms=NOW_MS - 15_000))
+
+    assert condition(soon, READY).status == "False"
+    assert soon.again_ms is not None
+    assert soon.again_ms <= NOW_MS + 14_000
+    assert condition(later, READY).status == "True"
+    assert condition(later, STALLED).status == "False"
+
+
+def test_a_version_that_never_comes_to_run_is_overdue_at_some_time() -> None:
+    situation = _starting()
+
+    assert condition(decide(situation), STALLED).status == "False"
+    late = decide(replace(situation, now_ms=NOW_MS + 600_000))
+    assert condition(late, STALLED).reason == "ProgressDeadlineExceeded"
+    assert "waits for the coordinator" in condition(late, STALLED).message

@@ -17,7 +17,7 @@ from checkdam_operator.decide.checkpoints import plan_checkpoint
 from checkdam_operator.decide.pods import PodPlan, plan_pods, slots_of
 from checkdam_operator.decide.rollout import Rollout, deadline_of, plan_rollout
 from checkdam_operator.decide.savepoints import SavepointPlan, plan_savepoints
-from checkdam_operator.decide.standing import newest, stand, write_status
+from checkdam_operator.decide.standing import SETTLED_MS, newest, stand, write_status
 from checkdam_operator.decide.telling import tell, tell_pods, tell_rollout
 from checkdam_operator.decide.troubles import find_trouble
 from checkdam_operator.observed import JobReport, Pod, Situation, Trouble
@@ -151,7 +151,10 @@ def _services(situation: Situation, deployment: Deployment | None, pods: PodPlan
         if slot is not None and slot.role == "coordinator":
             replaces = getattr(action, "replaces", "")
             return (ApplyServices(pod_hash(situation.job.uid, slot.role, 0, deployment.revision, replaces)),)
-    return ()
+    # A replacement has to wait. Workers may not: their pods name the Service's address, which a new operator does not know.
+    before = [pod for pod in situation.pods if pod.slot.role == "coordinator" and pod.revision == deployment.revision]
+    last = max(before, key=lambda pod: (pod.created_ms, pod.name), default=None)
+    return (ApplyServices(last.pod_hash),) if last is not None else ()
 
 
 def _stop_actions(rollout: Rollout) -> tuple[Action, ...]:
@@ -201,6 +204,9 @@ def _times(
     if spec is not None and deployment is not None and not (report is not None and report.running):
         deadline_ms = deadline_of(spec, deployment)
         yield deadline_ms if deadline_ms > situation.now_ms else None
+    running_since_ms = situation.coordinator.running_since_ms
+    if running_since_ms is not None and situation.now_ms < running_since_ms + SETTLED_MS:
+        yield running_since_ms + SETTLED_MS
 
 
 def _soonest(*times: int | None) -> int | None:

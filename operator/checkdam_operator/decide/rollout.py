@@ -51,7 +51,10 @@ def plan_rollout(situation: Situation, spec: StreamJob) -> Rollout:
     change = _wanted_change(situation, spec, deployment)
     if change:
         return _change(situation, spec, deployment, change)
-    outcome = _outcome(situation.report) if not deployment.outcome and not deployment.suspended else None
+    ends = not deployment.outcome and not deployment.suspended
+    if ends and _may_resume(situation.report):
+        return Rollout("Resume", _resumed(situation, deployment))
+    outcome = _outcome(situation.report) if ends else None
     if outcome is not None:
         name, message = outcome
         return Rollout(next=deployment.model_copy(update={"outcome": name, "message": message}))
@@ -207,6 +210,30 @@ def _last_base(situation: Situation) -> str:
     return last.uri.rstrip("/").rpartition("/")[2] if last is not None else ""
 
 
+def _may_resume(report: JobReport | None) -> bool:
+    """Whether the job was stopped though it is to run: by somebody at its coordinator, or for a change that was taken back meanwhile."""
+    stopped = report is not None and (report.state == "STOPPED" or report.refusal == "NotResumed")
+    return stopped and report is not None and not report.drained
+
+
+def _resumed(situation: Situation, deployment: Deployment) -> Deployment:
+    """The same version once more, going on from where it was stopped."""
+    changes = {
+        "revision": deployment.revision + 1,
+        "start": StartWish(resume=True),
+        "epoch": 0,
+        "base": _last_known_base(situation),
+        "time": iso(situation.now_ms),
+    }
+    return deployment.model_copy(update=changes)
+
+
+def _last_known_base(situation: Situation) -> str:
+    report = situation.report
+    stopped_with = report.stopped_with if report is not None else ""
+    return stopped_with.rstrip("/").rpartition("/")[2] or _last_base(situation)
+
+
 def _outcome(report: JobReport | None) -> tuple[Outcome, str] | None:
     """How the running revision has ended, if it has."""
     if report is None or not report.ended or report.retryable:
@@ -218,10 +245,10 @@ def _outcome(report: JobReport | None) -> tuple[Outcome, str] | None:
             "another coordinator has taken the job over, such as that of a StreamJob with the same job id and storage elsewhere; "
             "delete one of the two, or change `spec.restartNonce` to take it back"
         )
-    if report.state == "STOPPED" or report.refusal == "NotResumed":
+    if report.drained:
         return "Stopped", (
-            f"the job was stopped at its coordinator ({report.message}); change `spec.restartNonce` to go on, "
-            "or stop it by `spec.suspend` so that it is known to be wanted"
+            f"the job was drained and stopped at its coordinator, so that all its windows have fired ({report.message}); set "
+            "`spec.restoreFrom: Fresh` to start it over"
         )
     if report.refusal == "NewerCheckpoint":
         return "Failed", (

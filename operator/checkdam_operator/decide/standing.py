@@ -7,6 +7,7 @@ true while something is under way, `Stalled` when nothing will change by itself 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from checkdam.spec.status import (
     CHECKPOINT_HEALTHY,
@@ -23,10 +24,16 @@ from checkdam.spec.status import (
     Workers,
 )
 from checkdam_operator.decide.conditions import set_condition
-from checkdam_operator.decide.rollout import Rollout, is_rejected
+from checkdam_operator.decide.rollout import Rollout, deadline_of, is_rejected
 from checkdam_operator.observed import JobReport, Pod, Situation, Trouble
 from checkdam_operator.resources.names import WORKER, selector
 from checkdam_operator.times import iso, shown_duration, shown_size
+
+FAILING_RESTARTS: Final = 3
+"""After so many restarts of one life of the coordinator, an attempt that fails is no accident."""
+
+SETTLED_MS: Final = 15_000
+"""How long an attempt must run before a job whose attempts failed counts as well again."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,9 @@ def _running(situation: Situation, deployment: Deployment, trouble: Trouble | No
     report = situation.report
     rejection = _rejection(situation)
     if report is not None and report.running and situation.coordinator.unreachable_since_ms is None:
+        failing = _still_failing(situation)
+        if failing is not None:
+            return Standing("Restarting", False, failing.reason, failing.message, trouble=failing)
         message = f"revision {deployment.revision} runs with {deployment.parallelism} workers"
         if rejection is not None:
             return Standing("Running", False, rejection.reason, rejection.message, trouble=rejection)
@@ -123,7 +133,7 @@ def _running(situation: Situation, deployment: Deployment, trouble: Trouble | No
     if trouble is None and report is not None and report.state == "FAILED":
         trouble = Trouble("CannotStart", f"{report.message}; it is tried again")
     if trouble is None:
-        trouble = _lasting(situation, report)
+        trouble = _lasting(situation, report) or _failing(report) or _overdue(situation, deployment)
     if trouble is not None:
         return Standing(state, False, trouble.reason, trouble.message, trouble=trouble)
     return Standing(state, False, state, _what_is_missing(situation, report, deployment), True, rejection)
@@ -141,6 +151,44 @@ def _lasting(situation: Situation, report: JobReport | None) -> Trouble | None:
     if report is None and last is not None and last.status == "True" and last.reason == "CannotStart":
         return Trouble(last.reason, last.message)
     return None
+
+
+def _failing(report: JobReport | None) -> Trouble | None:
+    """Attempts that fail one after the other: each is followed by another, but none will do better."""
+    failure = report.last_failure if report is not None else None
+    if report is None or failure is None or report.restarts < FAILING_RESTARTS:
+        return None
+    return Trouble(
+        "AttemptsFail",
+        f"attempts fail again and again, the last one because {_last_line(failure.error)}; correct the cause; "
+        "until then it is tried again as `spec.restart` says",
+        failure.time_ms,
+    )
+
+
+def _still_failing(situation: Situation) -> Trouble | None:
+    """A job whose attempts failed is not called well as soon as the next one runs, but when that has lasted a while."""
+    last, since_ms = situation.job.status.condition(STALLED), situation.coordinator.running_since_ms
+    if last is None or last.status != "True" or last.reason != "AttemptsFail" or since_ms is None:
+        return None
+    return Trouble(last.reason, last.message) if situation.now_ms - since_ms < SETTLED_MS else None
+
+
+def _overdue(situation: Situation, deployment: Deployment) -> Trouble | None:
+    """A version that has not come to run for too long, without saying why."""
+    spec = situation.job.spec
+    if spec is None or situation.now_ms < deadline_of(spec, deployment) or _has_run(situation, deployment):
+        return None
+    missing = _what_is_missing(situation, situation.report, deployment)
+    return Trouble(
+        "ProgressDeadlineExceeded",
+        f"the job has not come to run within {spec.spec.upgrade.progress_deadline}: it {missing}; "
+        "`kubectl describe` and the logs of its pods may say more",
+    )
+
+
+def _last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2]
 
 
 def _what_is_missing(situation: Situation, report: JobReport | None, deployment: Deployment) -> str:

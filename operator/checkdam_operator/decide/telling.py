@@ -67,6 +67,8 @@ def tell_pods(situation: Situation, actions: tuple[Action, ...]) -> tuple[Event,
 def _deployed(situation: Situation, following: Deployment, rollout: Rollout) -> str:
     what = f"revision {following.revision} (generation {following.generation}) with {following.parallelism} workers"
     wish = following.start
+    if rollout.change == "Resume" and rollout.stopping is None:
+        return f"{what}: the job was stopped at its coordinator, but it is to run; `spec.suspend: true` stops it"
     if wish.fresh:
         return f"{what}, starting over"
     if wish.restore_from:
@@ -98,7 +100,8 @@ def _told(situation: Situation, status: StreamJobStatus) -> Iterator[Event]:
     stalled, was = status.condition("Stalled"), before.condition("Stalled")
     if stalled is not None and stalled.status == "True":
         if was is None or was.status != "True" or was.reason != stalled.reason:
-            yield Event(stalled.reason, stalled.message, warning=True, key=f"g{status.observed_generation}")
+            key = f"g{status.observed_generation} {stalled.last_transition_time}"
+            yield Event(stalled.reason, stalled.message, warning=True, key=key)
     elif was is not None and was.status == "True":
         yield Event("Resolved", f"{was.reason} is over", key=was.last_transition_time)
 
