@@ -243,7 +243,8 @@ async def test_a_savepoint_that_is_refused_while_the_job_restarts_is_asked_for_a
         ({}, True, ""),
         (CoordinatorUnreachableError("gone"), False, ""),
         (CoordinatorRefusedError(503, "storage"), False, ""),
-        (CoordinatorRefusedError(409, "the journal names it"), True, "the journal names it"),
+        (CoordinatorRefusedError(409, "the job has not begun"), False, ""),
+        (CoordinatorRefusedError(400, "it is of another job"), True, "it is of another job"),
     ],
 )
 async def test_files_are_disposed_of_once_or_never(

@@ -167,8 +167,8 @@ class Coordinators:
         except CoordinatorUnreachableError:
             return ""
         except CoordinatorRefusedError as error:
-            if error.status >= 500:
-                return ""
+            if error.status in (401, 409) or error.status >= 500:
+                return ""  # it has not begun, still needs them, or cannot reach them: that passes
             watched.disposed.add(savepoint_uid)
             return str(error)
         watched.disposed.add(savepoint_uid)

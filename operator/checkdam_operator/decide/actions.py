@@ -108,10 +108,10 @@ class DeleteSavepoint:
 
 @dataclass(frozen=True)
 class WriteSavepointStatus:
-    """Write the status of a Savepoint resource."""
+    """Write the status of the very version of a Savepoint resource that was decided on: one that is completed stays so."""
 
     name: str
-    uid: str
+    resource_version: str
     status: SavepointStatus
 
 

@@ -59,7 +59,7 @@ def plan_savepoints(situation: Situation) -> SavepointPlan:
         if asked is not None:
             actions.append(asked)
         if status != savepoint.status:
-            actions.append(WriteSavepointStatus(savepoint.name, savepoint.uid, status))
+            actions.append(WriteSavepointStatus(savepoint.name, savepoint.resource_version, status))
             events += _told(savepoint, status)
         if status.state == "Completed":
             completed.append(SavepointReference(uri=status.uri, time=status.time, name=savepoint.name))
@@ -165,10 +165,10 @@ def _disposals(situation: Situation) -> tuple[tuple[Disposal, ...], list[Action]
     alive = {savepoint.uid: savepoint for savepoint in situation.savepoints if not savepoint.deleting}
     remembered = {disposal.uid: disposal for disposal in situation.job.status.disposals}
     for uid, savepoint in alive.items():
-        if savepoint.resource.spec.on_delete == "Delete" and savepoint.status.state == "Completed":
-            remembered[uid] = Disposal(name=savepoint.name, uid=uid, uri=savepoint.status.uri)
-        else:
+        if savepoint.resource.spec.on_delete != "Delete":
             remembered.pop(uid, None)
+        elif savepoint.status.state == "Completed":  # what is remembered already may be newer than what is seen of it
+            remembered[uid] = Disposal(name=savepoint.name, uid=uid, uri=savepoint.status.uri)
     report = situation.report
     can_ask = report is not None and not report.ended and situation.coordinator.unreachable_since_ms is None
     kept: list[Disposal] = []

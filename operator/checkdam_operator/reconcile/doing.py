@@ -7,9 +7,10 @@ import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from checkdam.spec import API_VERSION, SAVEPOINT_KIND, StreamJob
+from checkdam.spec.savepoint import SavepointStatus
 from checkdam.spec.status import StreamJobStatus
 from checkdam_operator.cache import ObjectCache
 from checkdam_operator.coordinators.watch import Coordinators
@@ -28,7 +29,7 @@ from checkdam_operator.decide.actions import (
     TriggerCheckpoint,
     WriteSavepointStatus,
 )
-from checkdam_operator.kube.errors import AlreadyExistsError, NotFoundError
+from checkdam_operator.kube.errors import AlreadyExistsError, ConflictError, NotFoundError
 from checkdam_operator.kube.kinds import (
     CONFIG_MAP,
     NETWORK_POLICY,
@@ -142,21 +143,29 @@ class Hands:
                 await self._create_savepoint(job, name)
             case DeleteSavepoint(name, uid):
                 await self._cluster.delete(SAVEPOINT, job.namespace, name, uid=uid)
-            case WriteSavepointStatus(name, _, status):
-                await self.write_savepoint_status(job.namespace, name, status.model_dump(mode="json", by_alias=True))
+            case WriteSavepointStatus(name, version, status):
+                await self.write_savepoint_status(job.namespace, name, version, status)
 
-    async def write_savepoint_status(self, namespace: str, name: str, status: dict[str, Any]) -> None:
-        """Write the whole status of a Savepoint resource; that it is gone does not matter."""
+    async def write_savepoint_status(self, namespace: str, name: str, version: str, status: SavepointStatus) -> None:
+        """Write the whole status of the very version of a Savepoint resource that was decided on; that it is gone does not matter.
+
+        Raises:
+            ConflictError: It is another by now, and as it is known from now on.
+            KubeError: It could not be written.
+        """
         body = {
             "apiVersion": API_VERSION,
             "kind": SAVEPOINT_KIND,
-            "metadata": {"name": name, "namespace": namespace},
-            "status": status,
+            "metadata": {"name": name, "namespace": namespace, "resourceVersion": version},
+            "status": status.model_dump(mode="json", by_alias=True),
         }
         try:
             written = await self._cluster.apply(SAVEPOINT, namespace, name, body, subresource="status")
         except NotFoundError:
             return
+        except ConflictError:
+            self._cache.put(SAVEPOINT, await self._cluster.get(SAVEPOINT, namespace, name))
+            raise
         self._cache.put(SAVEPOINT, written)
 
     async def token(self, job: Job, memory: JobMemory) -> str:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Final
 
 from checkdam.spec import StreamJob
+from checkdam_operator.decide.actions import Event
 from checkdam_operator.observed import Trouble
+
+_TOLD_LIMIT: Final = 200
+"""So many happenings are remembered as told; one that comes up again after that raises the count of its Event."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class JobMemory:
         pod_trouble: What it tells of pods that do not start.
         pod_trouble_asked_ms: When it was asked for that.
         status_written_ms: When the status was last written.
+        told: The happenings of which an Event was written, oldest first.
     """
 
     key: tuple[str, str]
@@ -46,3 +53,14 @@ class JobMemory:
     pod_trouble: Trouble | None = None
     pod_trouble_asked_ms: int = 0
     status_written_ms: int = 0
+    told: OrderedDict[tuple[str, str], None] = field(default_factory=OrderedDict)
+
+    def is_news(self, event: Event) -> bool:
+        """Whether this happening has not been told yet; from now on it has."""
+        happening = (event.reason, event.key)
+        if happening in self.told:
+            return False
+        self.told[happening] = None
+        while len(self.told) > _TOLD_LIMIT:
+            self.told.popitem(last=False)
+        return True

@@ -156,7 +156,8 @@ class Reconciler:
             await self._hands.write_status(job, decision.status)
             memory.status_written_ms = situation.now_ms
         for event in decision.events:
-            self._tell(job, event)
+            if memory.is_news(event):
+                self._tell(job, event)
         if decision.ahead and decision.status is not None and decision.status.deployment is not None:
             _log.info("job %s/%s: revision %d", job.namespace, job.name, decision.status.deployment.revision)
             self._metrics.count(DEPLOYMENTS, decision.cause)
@@ -223,8 +224,8 @@ class Reconciler:
         for savepoint in self._eyes.savepoints(namespace, name):
             status = status_without_job(savepoint, self._now_ms())
             if status != savepoint.status:
-                dumped = status.model_dump(mode="json", by_alias=True)
-                await self._hands.write_savepoint_status(namespace, savepoint.name, dumped)
+                version = savepoint.resource_version
+                await self._hands.write_savepoint_status(namespace, savepoint.name, version, status)
         orphans = [
             pod for body in self._cache.find(PODS_BY_JOB, key) if (pod := pod_of(body)) is not None and not pod.deleting
         ]
