@@ -4,8 +4,8 @@ kopf runs in a thread and an event loop of its own. In the main loop it would ta
 event source that starts and stops quickly, and a slow handler of it holds up nobody. Its handlers hand each object over to the main loop, where the cache and
 the queue live. With `on.event` handlers alone, without peering and without posting, it writes nothing: no annotation, no finalizer, no Event.
 
-kopf is not asked to watch CustomResourceDefinitions and namespaces, for which many operators have no permission. So it is started when the kinds are there
-(a first list tells), and started again when it ends, which it does when the API server answers with errors for longer than its retries take, or when a watched kind
+kopf is not asked to watch CustomResourceDefinitions and namespaces, for which many operators have no permission. A kind that is not there when it starts it leaves out for
+good, without a word. So it is started when all kinds are there, and started again when it ends, which it does when the API server answers with errors for longer than its retries take, or when a watched kind
 is taken away. What it misses meanwhile a resync finds.
 """
 
@@ -15,15 +15,17 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 import kopf
 from kubernetes.aio.client.configuration import Configuration
 
+from checkdam.core.errors import CheckdamError
 from checkdam_operator.kube.connection import load_configuration
 from checkdam_operator.kube.kinds import Kind
 from checkdam_operator.kube.protocol import Object
+from checkdam_operator.logs import fields
 from checkdam_operator.metrics import WATCH_RESTARTS, OperatorMetrics
 
 _log = logging.getLogger(__name__)
@@ -32,9 +34,14 @@ Deliver = Callable[[Kind, Object, bool], None]
 """Takes an object that the watch has shown: its kind, itself, whether it was deleted. Called in the main loop."""
 
 _ERROR_BACKOFFS_S: Final = (0.5, 1.0, 2.0, 3.0, 5.0)
+_LOGIN_RETRY_S: Final = 2.0
+_SERVED_RETRY_S: Final = 1.0
 _LONGEST_RESTART_S: Final = 15.0
 _GOOD_LIFE_S: Final = 60.0
 _DEAD_TOO_LONG_S: Final = 60.0
+_GRACEFUL_END_S: Final = 0.5
+_CANCELLATIONS: Final = 5
+_CANCELLATION_S: Final = 0.5
 _THREAD_END_S: Final = 10.0
 
 
@@ -45,7 +52,8 @@ class WatchSource:
         watched: Kinds and their label selectors.
         namespaces: Which are watched; empty for all of them.
         deliver: Takes what is shown.
-        on_start: Awaited before each start; returns when the kinds are there.
+        serves: Whether the API server has a kind.
+        on_start: Awaited before each start.
         configuration: Tells how to reach the API server, anew for each login.
         metrics: Counts restarts.
         clock: Monotonic seconds.
@@ -57,6 +65,7 @@ class WatchSource:
         watched: Mapping[Kind, str],
         namespaces: tuple[str, ...],
         deliver: Deliver,
+        serves: Callable[[Kind], Awaitable[bool]],
         on_start: Callable[[], Awaitable[None]],
         configuration: Callable[[], Awaitable[Configuration]] = load_configuration,
         metrics: OperatorMetrics | None = None,
@@ -66,6 +75,7 @@ class WatchSource:
         self._watched = dict(watched)
         self._namespaces = namespaces
         self._deliver = deliver
+        self._serves = serves
         self._on_start = on_start
         self._configuration = configuration
         self._metrics = metrics or OperatorMetrics()
@@ -78,6 +88,7 @@ class WatchSource:
         """Watch until cancelled, which stops kopf too."""
         wait_s = 1.0
         while True:
+            await self._until_served()
             await self._on_start()
             started = self._clock()
             self._watch = _Watch(self._registry(), self._settings(), self._namespaces)
@@ -99,13 +110,34 @@ class WatchSource:
             return ""
         return f"nothing has been watched for {self._clock() - ended_at:.0f} s"
 
+    async def _until_served(self) -> None:
+        told = False
+        while True:
+            try:
+                missing = [str(kind) for kind in self._watched if not await self._serves(kind)]
+                problem = (
+                    f"the cluster has no {', '.join(missing)}: install the CustomResourceDefinitions" if missing else ""
+                )
+            except CheckdamError as error:
+                problem = str(error)
+            if not problem:
+                return
+            if not told:
+                _log.warning("nothing can be watched yet; it is tried again: %s", problem)
+                told = True
+            await self._sleep(_SERVED_RETRY_S)
+
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
         main_loop = asyncio.get_running_loop()
 
-        @kopf.on.login(registry=registry, retries=1)
+        @kopf.on.login(registry=registry)
         async def log_in(**_: Any) -> kopf.ConnectionInfo:
-            return await connection_info(await self._configuration())
+            try:
+                return await connection_info(await self._configuration())
+            except CheckdamError as error:
+                # Any other error would leave kopf without credentials for ever, and yet running.
+                raise kopf.TemporaryError(str(error), delay=_LOGIN_RETRY_S) from error
 
         for kind in self._watched:
             kopf.on.event(kind.group, kind.version, kind.plural, registry=registry, id=kind.plural)(
@@ -160,22 +192,23 @@ class _Watch:
             try:
                 async with asyncio.timeout(_THREAD_END_S):
                     await self._ended.wait()
+                thread.join()
             except TimeoutError:
                 # It is a daemon thread and does not keep the process.
                 _log.warning("kopf did not end within %g s and is left behind", _THREAD_END_S)
-        thread.join()
         return self._error
 
     def _thread(self) -> None:
+        loop = asyncio.new_event_loop()
+        # Errors of tasks that kopf did not wait for are told of when they are collected, long after it has ended for the same reason.
+        loop.set_exception_handler(lambda _, context: _log.debug("in kopf's loop: %s", context))
         try:
-            asyncio.run(self._kopf())
+            loop.run_until_complete(self._kopf())
         except BaseException as error:
             self._error = error
         finally:
-            try:
-                self._main_loop.call_soon_threadsafe(self._ended.set)
-            except RuntimeError:
-                _log.debug("the main loop is closed already")
+            loop.close()
+            _tell(self._main_loop, self._ended.set)
 
     async def _kopf(self) -> None:
         self._kopf_loop = asyncio.get_running_loop()
@@ -183,7 +216,8 @@ class _Watch:
         self._stop_flag = asyncio.Event()
         if self._stopped.is_set():
             return
-        await kopf.operator(
+        ours = asyncio.current_task()
+        tasks = await kopf.spawn_tasks(
             registry=self._registry,
             settings=self._settings,
             standalone=True,
@@ -191,14 +225,17 @@ class _Watch:
             namespaces=self._namespaces,
             stop_flag=self._stop_flag,
         )
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        self._error = _first_error(tasks)
+        ending = asyncio.create_task(kopf.run_tasks(tasks, ignored={ours} if ours else set()))
+        await asyncio.wait({ending}, timeout=_GRACEFUL_END_S)
+        await _end_all_tasks()
+        _first_error([ending, *tasks])  # Else each of them is told of again when it is collected.
 
     def _stop(self) -> None:
         self._stopped.set()
         if self._kopf_loop is not None and self._stop_flag is not None:
-            try:
-                self._kopf_loop.call_soon_threadsafe(self._stop_flag.set)
-            except RuntimeError:
-                _log.debug("kopf's loop is closed already")
+            _tell(self._kopf_loop, self._stop_flag.set)
 
 
 async def connection_info(configuration: Configuration) -> kopf.ConnectionInfo:
@@ -219,9 +256,35 @@ async def connection_info(configuration: Configuration) -> kopf.ConnectionInfo:
 
 def _handler(kind: Kind, loop: asyncio.AbstractEventLoop, deliver: Deliver) -> Callable[..., Awaitable[None]]:
     async def show(event: Any, **_: Any) -> None:
-        try:
-            loop.call_soon_threadsafe(deliver, kind, event["object"], event["type"] == "DELETED")
-        except RuntimeError:
-            _log.debug("the main loop is closed already")
+        _tell(loop, deliver, kind, event["object"], event["type"] == "DELETED")
 
     return show
+
+
+def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: object) -> None:
+    """Have something called in another thread's loop, if that has not ended."""
+    try:
+        loop.call_soon_threadsafe(call, *arguments)
+    except RuntimeError:
+        _log.debug("the loop that was to be told is closed already")
+
+
+def _first_error(tasks: Iterable[asyncio.Task[Any]]) -> BaseException | None:
+    errors = [task.exception() for task in tasks if task.done() and not task.cancelled()]
+    return next((error for error in errors if error is not None), None)
+
+
+async def _end_all_tasks() -> None:
+    """Cancel all other tasks of this loop until they have ended, or have had several chances.
+
+    When one of kopf's watches fails, the others are not stopped before its credentials are gone; they wait for new ones then, and swallow a cancellation.
+    """
+    for _ in range(_CANCELLATIONS):
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if not others:
+            return
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others, timeout=_CANCELLATION_S)
+        _first_error(others)
+    _log.warning("kopf left tasks behind", extra=fields(tasks=[task.get_name() for task in others]))

@@ -135,6 +135,14 @@ class KubeClient:
             if not uid:
                 raise
 
+    async def serves(self, kind: Kind) -> bool:
+        """Whether the API server tells clients that it has this kind, which it does a moment after it begins to serve it."""
+        try:
+            answer = await self._read(_Request("discover", "GET", kind, kind.group_path))
+        except NotFoundError:
+            return False
+        return any(resource.get("name") == kind.plural for resource in answer.get("resources") or ())
+
     async def _pages(
         self, kind: Kind, namespace: str | None, selectors: Query, limit: int | None
     ) -> tuple[Objects, str]:

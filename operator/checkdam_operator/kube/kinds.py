@@ -30,9 +30,14 @@ class Kind:
         """What objects carry as `apiVersion`."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
+    @property
+    def group_path(self) -> str:
+        """The path that lists the kinds of the group and version."""
+        return f"/apis/{quote(self.group, safe='')}/{self.version}" if self.group else f"/api/{self.version}"
+
     def path(self, namespace: str | None = None, name: str = "", subresource: str = "") -> str:
         """The path of one object, or of the collection where `name` is empty; without a namespace, of the collection in all namespaces."""
-        parts = ["/apis", quote(self.group, safe=""), self.version] if self.group else ["/api", self.version]
+        parts = [self.group_path]
         if namespace is not None and self.namespaced:
             parts += ["namespaces", quote(namespace, safe="")]
         parts.append(self.plural)
