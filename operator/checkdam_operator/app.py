@@ -99,6 +99,7 @@ class _Operator:
             WATCHED,
             settings.namespaces,
             self._delivery.watched,
+            cluster.serves,
             self._before_watching,
             lambda: load_configuration(settings.kubeconfig),
             self._metrics,
