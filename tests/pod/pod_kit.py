@@ -41,11 +41,21 @@ def eventually(condition: Callable[[], T], what: str, timeout_s: float = DEADLIN
 class Pod:
     """One pod's process 1, and where it lives."""
 
-    def __init__(self, root: Path, address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(
+        self,
+        root: Path,
+        address: str,
+        process: subprocess.Popen[bytes],
+        log: Path,
+        command: list[str],
+        environment: dict[str, str],
+    ) -> None:
         self.root = root
         self.address = address
         self.process = process
         self.log = log
+        self.command = command
+        self.environment = environment
 
     def child(self) -> int:
         """The process that process 1 keeps: the coordinator, or the task process of a worker."""
@@ -83,15 +93,14 @@ class Cluster:
         self.out = folder / "out"
         self.spec: dict[str, Any] = {}
         self.parallelism = 2
-        self.uri = f"file://{folder}/state"
+        self.storage: dict[str, Any] = {"uri": f"file://{folder}/state"}
         self.pods: list[Pod] = []
         self._network = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(256)}"
         self._auth = {name: secrets.token_hex(16) for name in ("secret", "token", "metrics-token")}
-        self._number = 0
         self.service = ""
 
-    def job(self, function: str = "records", **args: Any) -> None:
-        """Say what runs."""
+    def job(self, function: str = "records", *, interval: str = "300ms", **args: Any) -> None:
+        """Say what runs: a pipeline of `local_jobs`."""
         self.spec = {
             "program": {
                 "entrypoint": f"local_jobs:{function}",
@@ -99,46 +108,52 @@ class Cluster:
                 "configMap": "code",
             },
             "parallelism": self.parallelism,
-            "checkpoint": {"interval": "300ms", "storage": {"uri": self.uri}},
+            "checkpoint": {"interval": interval, "storage": self.storage},
             "restart": {"strategy": "FixedDelay", "delay": "50ms", "attempts": 5},
             "runtime": {"heartbeatTimeout": HEARTBEAT},
         }
 
     # Pods
 
-    def coordinator(self, *, options: tuple[str, ...] = (), **start: Any) -> Pod:
-        """A new coordinator pod, which the Service leads to from now on."""
-        pod = self._start("coordinator", {"CHECKDAM_START": json.dumps(start)}, "--listen")
+    def coordinator(self, *, place: int = 1, **start: Any) -> Pod:
+        """A new coordinator pod, which is asked from now on.
+
+        Args:
+            place: What stands for its address; workers look for theirs at place 1, as at the address of a Service.
+            start: The wish in its environment.
+        """
+        address = f"{self._network}.{place}"
+        pod = self._start("coordinator", address, {"CHECKDAM_START": json.dumps(start)}, "--listen", address)
         self.service = pod.address
         return pod
 
     def worker(self, index: int) -> Pod:
         """A new worker pod."""
-        return self._start("worker", {"CHECKDAM_INDEX": str(index), "CHECKDAM_COORDINATOR": f"{self._network}.1:6470"})
+        environment = {"CHECKDAM_INDEX": str(index), "CHECKDAM_COORDINATOR": f"{self._network}.1:6470"}
+        return self._start("worker", f"{self._network}.{len(self.pods) + 10}", environment)
+
+    def again(self, pod: Pod) -> Pod:
+        """The same pod with its container started again by the kubelet."""
+        pod.delete()
+        return self._run(pod.root, pod.address, pod.command, pod.environment)
 
     def workers(self) -> list[Pod]:
         """As many as the job wants."""
         return [self.worker(index) for index in range(self.parallelism)]
 
-    def _start(self, role: str, environment: dict[str, str], *options: str) -> Pod:
-        self._number += 1
-        name = f"job-{role}-{self._number}"
-        # The Service's address is a coordinator's own here, so there is one coordinator at a time, or one that is not listened to.
-        address = f"{self._network}.1" if role == "coordinator" else f"{self._network}.{self._number + 10}"
+    def _start(self, role: str, address: str, environment: dict[str, str], *options: str) -> Pod:
+        name = f"job-{role}-{len(self.pods)}"
         root = self.folder / name
         self._mount(root)
-        log = self.folder / f"{name}.log"
+        command = [sys.executable, "-m", "checkdam.pod", role, "--root", str(root), *options]
+        own = {"CHECKDAM_POD_NAME": name, "CHECKDAM_POD_IP": address}
+        return self._run(root, address, command, {**os.environ, **own, **environment})
+
+    def _run(self, root: Path, address: str, command: list[str], environment: dict[str, str]) -> Pod:
+        log = root.with_suffix(f".{len(self.pods)}.log")
         with log.open("wb") as file:
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "checkdam.pod", role, "--root", str(root)),
-                    *((*options, address) if options else ()),
-                ],
-                env={**os.environ, "CHECKDAM_POD_NAME": name, "CHECKDAM_POD_IP": address, **environment},
-                stdout=file,
-                stderr=file,
-            )
-        pod = Pod(root, address, process, log)
+            process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+        pod = Pod(root, address, process, log, command, environment)
         self.pods.append(pod)
         return pod
 
@@ -217,6 +232,15 @@ class Cluster:
             lambda view: view["state"] == "RUNNING" and (view["lastCheckpoint"] or {"id": -1})["id"] >= number,
             f"checkpoint {number}",
         )
+
+    def until_read(self, count: int) -> None:
+        """Wait until the sources have read so many records."""
+
+        def read() -> bool:
+            operators = self.ask("/v1/operators")
+            return sum(operator["recordsOut"] for operator in operators if operator["kind"] == "source") >= count
+
+        eventually(read, f"{count} records are read")
 
     # What is left
 
