@@ -63,8 +63,16 @@ def described_module(module: str, version: str) -> dict[str, Any]:
     Raises:
         RuntimeError: Go is not installed, or the module cannot be had.
     """
-    downloaded = json.loads(_output("mod", "download", "-json", f"{module}@{version}"))
-    return dict(json.loads(_output("mod", "edit", "-json", downloaded["GoMod"])))
+    return dict(json.loads(_output("mod", "edit", "-json", str(downloaded_module(module, version) / "go.mod"))))
+
+
+def downloaded_module(module: str, version: str) -> Path:
+    """The folder with the files of a published module, which must not be changed.
+
+    Raises:
+        RuntimeError: Go is not installed, or the module cannot be had.
+    """
+    return Path(json.loads(_output("mod", "download", "-json", f"{module}@{version}"))["Dir"])
 
 
 def _output(*arguments: str) -> str:

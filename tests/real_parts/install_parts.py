@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hdfs_server
 import helm_docs
+import published_crds
 import s3_server
 
 
 def main() -> None:
-    for install in (s3_server.install, hdfs_server.install, helm_docs.install):
+    for install in (s3_server.install, hdfs_server.install, helm_docs.install, published_crds.install):
         print(f"ready: {install()}")
 
 
