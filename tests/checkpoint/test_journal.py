@@ -20,6 +20,7 @@ from checkdam.core.errors import (
     DeposedError,
     IncompatibleCheckpointError,
     StorageError,
+    SupersededError,
     UnknownOutcomeError,
 )
 
@@ -110,6 +111,29 @@ def test_a_deposed_coordinator_never_commits_again(storage: Storage) -> None:
     with pytest.raises(DeposedError):
         old.prune()
     assert new.append("finished").seq == 3
+
+
+def test_one_that_was_started_earlier_takes_nothing_over_from_its_owners_later_one(storage: Storage) -> None:
+    late = open_journal(storage, owner="uid-1", rank=2)
+    open_journal(storage, owner="uid-1", rank=1).fence()
+    late.fence()
+    late.append("checkpoint", "chk-1-1.1-0")
+
+    with pytest.raises(SupersededError, match="rank 2, and this one has 1"):
+        open_journal(storage, owner="uid-1", rank=1).fence()
+
+    late.append("checkpoint", "chk-2-1.1-0")
+    assert open_journal(storage, owner="uid-1", rank=2).fence().seq == 5
+
+
+def test_of_different_owners_the_last_one_wins(storage: Storage) -> None:
+    first = open_journal(storage, owner="uid-1", rank=7)
+    first.fence()
+    open_journal(storage, owner="uid-2", rank=1).fence()
+
+    with pytest.raises(DeposedError):
+        first.append("checkpoint", "chk-1-1.1-0")
+    assert open_journal(storage, owner="uid-1", rank=6).fence().seq == 3
 
 
 def test_check_notices_a_successor(storage: Storage) -> None:

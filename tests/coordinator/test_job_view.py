@@ -40,6 +40,7 @@ from checkdam.core.errors import (
     IncompatibleCheckpointError,
     SourceError,
     StorageError,
+    SupersededError,
 )
 from checkdam.graph.model import Graph
 from checkdam.spec import StreamJob
@@ -300,6 +301,7 @@ async def test_a_savepoint_that_the_job_goes_on_from_is_kept(tmp_path: Path) -> 
         (IncompatibleCheckpointError("another graph"), "Incompatible", False),
         (DrainedError("drained"), "Drained", False),
         (DeposedError("fenced"), "Deposed", False),
+        (SupersededError("started later"), "", True),
         (CheckdamError("anything"), "", False),
     ],
 )

@@ -37,6 +37,8 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True):
         fresh: Of a fence: the job starts over, nothing of what was before is repeated.
         follows: Of a fence: the kind of the last entry before it that is no fence; empty when there is none.
         floor: Below this slot only fences are left.
+        owner: Uid of the resource that the writer's job is, where it is one of a cluster.
+        rank: Which of the owner's coordinators wrote it: one that was started later has a higher number.
         time_ms: The writer's wall clock, for people.
     """
 
@@ -53,6 +55,8 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     fresh: bool = False
     follows: Kind | Literal[""] = ""
     floor: int = 0
+    owner: str = ""
+    rank: int = 0
     time_ms: int = 0
 
     @property
@@ -73,6 +77,8 @@ def fence_after(
     floor: int,
     time_ms: int,
     fresh: bool = False,
+    owner: str = "",
+    rank: int = 0,
 ) -> JournalEntry:
     """A fence with a new nonce that repeats what stands after the entry `before`; nothing where that is `None`."""
     fence = JournalEntry(
@@ -84,6 +90,8 @@ def fence_after(
         kind="fence",
         fresh=fresh,
         floor=floor,
+        owner=owner,
+        rank=rank,
         time_ms=time_ms,
     )
     if before is None:

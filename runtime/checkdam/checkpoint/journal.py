@@ -15,6 +15,8 @@ its own. Clocks play no part in why that is safe:
 * **A new fence is checked from above.** A coordinator that read the last slot, slept, and then created its fence might hit
   a slot that was used and deleted meanwhile. The last entry is never deleted, so a listing that begins after the create
   shows a higher one then. Such a coordinator has no epoch and exits; its stray fence is below the last entry, where nobody reads.
+* **A late starter takes nothing over.** A coordinator that slept before its first fence, while the same owner started another in its place, finds
+  the higher rank of that one in the last entry and leaves the job to it. (Of coordinators of different owners the last one wins.)
 * **Readers find the last entry** by listing the highest block of slots between two looks at which block is the highest,
   and by reading on from there until a slot is empty. A listing that lags a little is caught up by reading on.
 
@@ -36,7 +38,14 @@ from checkdam.checkpoint.entries import JournalEntry, Kind, decode_entry, encode
 from checkdam.checkpoint.folders import JOURNAL_FOLDER, number_of
 from checkdam.checkpoint.storage.base import Storage
 from checkdam.core.clock import Clock, SystemClock
-from checkdam.core.errors import AlreadyExistsError, DeposedError, NotFoundError, StorageError, UnknownOutcomeError
+from checkdam.core.errors import (
+    AlreadyExistsError,
+    DeposedError,
+    NotFoundError,
+    StorageError,
+    SupersededError,
+    UnknownOutcomeError,
+)
 
 RETENTION_MS: Final = 7 * 24 * 3_600_000
 """How long entries before the last one are kept, for people who ask what happened."""
@@ -74,6 +83,8 @@ class Journal:
         retention_ms: Age from which `prune` deletes entries; choose it longer than a listing can take.
         block_slots: Slots in a block; the same for the whole life of a journal.
         first_seq: The first slot. Where storage does not outlive its coordinator, the caller makes epochs grow by it.
+        owner: Who has the coordinator started, if somebody starts them in an order; else empty.
+        rank: Its place in that order.
         sleep: Waits for that many seconds between retries.
     """
 
@@ -86,6 +97,8 @@ class Journal:
         retention_ms: int = RETENTION_MS,
         block_slots: int = BLOCK_SLOTS,
         first_seq: int = 1,
+        owner: str = "",
+        rank: int = 0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if first_seq < 1:
@@ -96,6 +109,8 @@ class Journal:
         self._retention_ms = retention_ms
         self._block_slots = block_slots
         self._first_seq = first_seq
+        self._owner = owner
+        self._rank = rank
         self._sleep = sleep
         self._last: JournalEntry | None = None
         self._epoch = 0
@@ -139,6 +154,7 @@ class Journal:
         with `fresh` it repeats nothing, and the job starts over.
 
         Raises:
+            SupersededError: A coordinator of the same owner that was started later has been there already.
             DeposedError: Another coordinator has taken over in the meantime.
             UnknownOutcomeError: The storage never said whether the fence was written; start again.
             StorageError: Storage failed or was refused by the probe.
@@ -149,6 +165,7 @@ class Journal:
         self._storage.probe()
         tail = self._find_tail(0)
         for _ in range(_CONTENTION_TRIES):
+            self._refuse_late_start(tail)
             entry = self._opening_fence(tail, fresh)
             if self._claim(entry):
                 break
@@ -327,11 +344,25 @@ class Journal:
             )
         return self._last
 
+    def _refuse_late_start(self, tail: JournalEntry | None) -> None:
+        if tail is not None and self._owner and tail.owner == self._owner and tail.rank > self._rank:
+            raise SupersededError(
+                f"a coordinator of the same job that was started later owns {self._storage.uri}/{self._folder} "
+                f"(rank {tail.rank}, and this one has {self._rank})"
+            )
+
     def _opening_fence(self, tail: JournalEntry | None, fresh: bool) -> JournalEntry:
         seq = tail.seq + 1 if tail else self._first_seq
         floor = tail.floor if tail else 0
         return fence_after(
-            None if fresh else tail, seq=seq, epoch=seq, floor=floor, time_ms=self._clock.now_ms(), fresh=fresh
+            None if fresh else tail,
+            seq=seq,
+            epoch=seq,
+            floor=floor,
+            owner=self._owner,
+            rank=self._rank,
+            time_ms=self._clock.now_ms(),
+            fresh=fresh,
         )
 
     def _closing_fence(self, last: JournalEntry) -> JournalEntry:
@@ -342,6 +373,8 @@ class Journal:
             epoch=self._epoch,
             attempt=last.attempt,
             floor=self._floor,
+            owner=self._owner,
+            rank=self._rank,
             time_ms=self._clock.now_ms(),
         )
 

@@ -172,7 +172,13 @@ class _Coordinator:
         self._thread = SerialThread("storage")
         self._job: Job | None = None
         # Only storage that does not outlive its coordinator needs epochs from outside.
-        journal = Journal(storage, clock=clock, first_seq=1 if storage.shared else config.start_count)
+        journal = Journal(
+            storage,
+            clock=clock,
+            first_seq=1 if storage.shared else config.start_count,
+            owner=plan.job.metadata.uid,
+            rank=config.start_count,
+        )
         checkpoint = plan.job.spec.checkpoint
         retention = Retention(checkpoint.retain, checkpoint.retain_for_ms)
         transfers = Transfers(checkpoint.storage.parallel_transfers)

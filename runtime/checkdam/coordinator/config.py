@@ -34,7 +34,8 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         request: Names the wish of `fresh` or `restore_from`; new for every wish. A coordinator that is started again with the
             same one goes on from the last checkpoint since, instead of starting over once more.
         start_count: Counts the coordinators that were started for this job, from 1. It is the epoch of `memory://`, which has no
-            journal that outlives its coordinator.
+            journal that outlives its coordinator. Where the job is a resource of a cluster, one with a lower number leaves the job to one with a
+            higher.
         expected_checkpoint: Folder of the checkpoint that the journal must name, or the coordinator does not begin; empty: any will do. Like
             `resume` it holds for the first coordinator with this wish.
         external_schedule: Somebody else triggers checkpoints, and the coordinator only those that are overdue.

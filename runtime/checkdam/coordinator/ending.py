@@ -19,6 +19,7 @@ from checkdam.core.errors import (
     IncompatibleCheckpointError,
     SourceError,
     StorageError,
+    SupersededError,
 )
 
 EXIT_OK: Final = 0
@@ -98,6 +99,9 @@ def ending_of(error: CheckdamError, *, while_loading: bool = False) -> Ending:
         while_loading: It was raised before there was a graph.
     """
     text = str(error)
+    if isinstance(error, SupersededError):
+        # Where clocks have gone back it is the one that is wanted, and whoever wants it starts another in its place.
+        return Ending("FAILED", text, EXIT_DEPOSED, retryable=True)
     if isinstance(error, DeposedError):
         return Ending("DEPOSED", text, EXIT_DEPOSED, "Deposed")
     if while_loading:

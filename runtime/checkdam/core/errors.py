@@ -16,6 +16,7 @@
     │   ├── NotFoundError        nothing is stored under that name
     │   └── UnknownOutcomeError  a write may or may not have happened
     ├── DeposedError             another coordinator owns the job now
+    │   └── SupersededError      one of the same job that was started later
     ├── CheckpointError          a checkpoint failed or cannot be used
     │   ├── CorruptCheckpointError       a file is missing or its bytes changed
     │   └── IncompatibleCheckpointError  of another job, graph or state type
@@ -130,6 +131,10 @@ class UnknownOutcomeError(StorageError):
 
 class DeposedError(CheckdamError):
     """Another coordinator has fenced this one: stop at once and touch nothing more."""
+
+
+class SupersededError(DeposedError):
+    """A coordinator of the same job that was started later has been there before this one: it has nothing to take over."""
 
 
 class CheckpointError(CheckdamError):
