@@ -7,15 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import psutil
 import pytest
 from worker_kit import poll_until
 
+from checkdam.core.errors import CheckdamError
 from checkdam.spec import parse_manifest
 from checkdam.wire.frames import authenticate_server, frame, read_frame
 from checkdam.wire.messages import (
@@ -25,6 +27,7 @@ from checkdam.wire.messages import (
     Drop,
     Failed,
     Hello,
+    Leaving,
     Listening,
     Message,
     Ping,
@@ -34,6 +37,7 @@ from checkdam.wire.messages import (
     decode_to_coordinator,
     encode,
 )
+from checkdam.worker import listener
 from checkdam.worker.config import WorkerConfig
 
 M = TypeVar("M", bound=Message)
@@ -74,7 +78,7 @@ class Connection:
 class Bench:
     """A supervisor and the place where it looks for its coordinator."""
 
-    def __init__(self, folder: Path, heartbeat: str = "5s") -> None:
+    def __init__(self, folder: Path, heartbeat: str = "5s", **settings: Any) -> None:
         self.server = socket.create_server(("127.0.0.1", 0))
         self.server.settimeout(20)
         manifest = {
@@ -98,6 +102,7 @@ class Bench:
             secret_file=str(secret),
             run_dir=str(folder),
             coordinator=f"127.0.0.1:{self.server.getsockname()[1]}",
+            **settings,
         )
         path = folder / "config.json"
         path.write_bytes(msgspec.json.encode(config))
@@ -234,3 +239,81 @@ def test_shutdown_ends_the_supervisor_within_a_bound_although_its_task_process_i
     # It gives up after CLOSE_TIMEOUT_S.
     assert bench.process.wait(20) == 0
     assert gone(task)
+
+
+def in_a_pod(folder: Path, heartbeat: str = "5s", patience_s: float = 20.0) -> Bench:
+    return Bench(folder, heartbeat, name="job-w0-abcde", stays=True, leave_patience_s=patience_s)
+
+
+def test_in_a_pod_a_supervisor_outlives_its_job_and_serves_the_next_coordinator(tmp_path: Path) -> None:
+    with in_a_pod(tmp_path) as bench:
+        coordinator = bench.accept(epoch=1)
+        assert coordinator.hello.instance.startswith("job-w0-abcde/")
+        task = coordinator.deploy(AttemptId(1, 1))
+        coordinator.send(Shutdown("the job has ended"))
+        successor = bench.accept(epoch=2)
+        assert gone(task)
+        assert (successor.hello.epoch, successor.hello.instance) == (1, coordinator.hello.instance)
+        successor.deploy(AttemptId(2, 1))
+
+
+def test_in_a_pod_a_supervisor_does_not_end_because_it_is_refused(tmp_path: Path) -> None:
+    with in_a_pod(tmp_path, heartbeat="100ms") as bench:
+        began_s = time.monotonic()
+        while time.monotonic() - began_s < 0.5:
+            bench.accept(epoch=1, refused="worker 0 is connected already").socket.close()
+        bench.accept(epoch=1).deploy(AttemptId(1, 1))
+
+
+def test_in_a_pod_sigterm_is_a_wish_that_the_coordinator_grants(tmp_path: Path) -> None:
+    with in_a_pod(tmp_path) as bench:
+        coordinator = bench.accept(epoch=1)
+        task = coordinator.deploy(AttemptId(1, 1))
+        bench.process.send_signal(signal.SIGTERM)
+        coordinator.until(Leaving)
+        coordinator.send(Ping(1))
+        assert coordinator.until(Pong).sequence == 1
+        assert not gone(task)
+        coordinator.send(Shutdown("the last checkpoint is done"))
+        assert bench.process.wait(20) == 0
+        assert gone(task)
+
+
+@pytest.mark.parametrize("end", ["deadline", "connection", "second signal"])
+def test_in_a_pod_a_worker_that_leaves_waits_for_a_coordinator_no_longer_than_it_may(tmp_path: Path, end: str) -> None:
+    with in_a_pod(tmp_path, patience_s=0.5 if end == "deadline" else 60) as bench:
+        coordinator = bench.accept(epoch=1)
+        task = coordinator.deploy(AttemptId(1, 1))
+        bench.process.send_signal(signal.SIGTERM)
+        coordinator.until(Leaving)
+        if end == "connection":
+            coordinator.break_off()
+        elif end == "second signal":
+            bench.process.send_signal(signal.SIGTERM)
+        assert bench.process.wait(20) == 0
+        assert gone(task)
+
+
+def test_a_worker_with_nothing_to_save_leaves_at_once(tmp_path: Path) -> None:
+    with in_a_pod(tmp_path, patience_s=60) as bench:
+        bench.accept(epoch=1)
+        bench.process.send_signal(signal.SIGTERM)
+        assert bench.process.wait(20) == 0
+
+
+def test_the_next_task_process_listens_on_the_same_port(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with Bench(tmp_path, data_port=port) as bench:
+        coordinator = bench.accept(epoch=1)
+        for number in (1, 2, 3):
+            coordinator.send(Deploy(AttemptId(1, number), 0, 1, None))
+            assert coordinator.until(Listening).port == port
+
+
+def test_a_port_that_somebody_else_holds_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "PORT_PATIENCE_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(CheckdamError, match=f"cannot listen for other workers at 127.0.0.1, port {port}"):
+            listener.Listener("127.0.0.1", SECRET, lambda *peer: None, port=port)
