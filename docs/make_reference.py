@@ -1,4 +1,4 @@
-"""Makes the reference pages of the command line, the Python API and the metrics out of the code that they describe.
+"""Makes the reference pages of the command line, the Python API, the operator and the metrics out of the code that they describe.
 
 `python docs/make_reference.py` writes them; a test holds them equal to what it makes.
 """
@@ -21,6 +21,8 @@ import checkdam.testing
 from checkdam.cli.main import app
 from checkdam.coordinator.metrics import render_metrics
 from checkdam.operators.handles import AggregatingHandle, ListHandle, MapHandle, ReducingHandle, ValueHandle
+from checkdam_operator.metrics import METRICS
+from checkdam_operator.settings import reference as settings_reference
 
 FOLDER: Final = Path(__file__).parent / "reference"
 
@@ -96,7 +98,13 @@ GROUPS: Final = {
 
 def pages() -> dict[str, str]:
     """File name → text of all pages."""
-    return {"cli.md": cli_page(), "api.md": api_page(), "metrics.md": metrics_page()}
+    return {
+        "cli.md": cli_page(),
+        "api.md": api_page(),
+        "metrics.md": metrics_page(),
+        "operator-metrics.md": operator_metrics_page(),
+        "operator-settings.md": operator_settings_page(),
+    }
 
 
 # The command line
@@ -313,6 +321,37 @@ def _sample_front() -> Any:
     board = SimpleNamespace(operators=lambda: [_Anything(id="words", kind="map")], workers=lambda links: [_Anything()])
     job = SimpleNamespace(tracker=tracker, board=board, server=SimpleNamespace(links={}))
     return SimpleNamespace(view=lambda: _Anything(job_id="default/job"), job=job)
+
+
+# The operator
+
+
+def operator_metrics_page() -> str:
+    """What `GET /metrics` of the operator tells."""
+    rows = [
+        f"| `{spec.name}` | {spec.type} | {', '.join(f'`{label}`' for label in spec.labels)} | {spec.text} |"
+        for spec in METRICS
+    ]
+    parts = [
+        "# Metrics of the operator",
+        MADE,
+        "`GET /metrics` of the operator, in Prometheus' text format. It needs the token of `CHECKDAM_OPERATOR_METRICS_TOKEN_FILE` unless it is "
+        "served on loopback. What flows through a job is told by [its coordinator](metrics.md).",
+        "\n".join(["| metric | type | labels | meaning |", "|---|---|---|---|", *rows]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def operator_settings_page() -> str:
+    """The operator's environment variables."""
+    parts = [
+        "# Settings of the operator",
+        MADE,
+        "Environment variables of the operator's container; the Helm chart sets them from its values. A duration is written as in a StreamJob: "
+        "`500ms`, `10s`, `5m`, `1h`. Wrong values, and names that begin with `CHECKDAM_OPERATOR_` and are no setting, are refused at the start, all at once.",
+        settings_reference().rstrip(),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:

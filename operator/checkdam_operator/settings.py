@@ -100,8 +100,8 @@ class Settings(BaseModel):
     """How many jobs are looked at at once. One look takes milliseconds unless something does not answer; jobs in trouble get at most half of these."""
 
     writes_per_second: Annotated[float, Field(gt=0, le=10_000)] = 50.0
-    """How many writes a second are sent to the API server, in the long run. A thousand jobs with three pods each start in a minute; a small control plane manages
-    several times as much beside its other work."""
+    """How many writes a second are sent to the API server, in the long run. A new job with two workers takes about a dozen; a small control plane
+    manages several times as many beside its other work."""
 
     write_burst: Annotated[int, Field(ge=1, le=10_000)] = 100
     """How many writes may be sent at once after a quiet time, so that a single job never waits."""

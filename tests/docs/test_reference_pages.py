@@ -24,7 +24,7 @@ def make_reference() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["cli.md", "api.md", "metrics.md"])
+@pytest.mark.parametrize("name", ["cli.md", "api.md", "metrics.md", "operator-metrics.md", "operator-settings.md"])
 def test_a_reference_page_is_what_the_code_says(make_reference: ModuleType, name: str) -> None:
     page = (ROOT / "docs" / "reference" / name).read_text()
     assert page == make_reference.pages()[name], "run `python docs/make_reference.py`"
