@@ -94,6 +94,7 @@ def test_a_checkpoint_alone_is_news_only_every_half_minute() -> None:
 def test_a_failure_is_told_with_its_cause_and_counted_once() -> None:
     failure = FailureReport("user", "Traceback …\nValueError: no such airport 'XXX'", 1, NOW_MS - 500)
     situation = with_report(running(), state="RUNNING", attempt=2, restarts=1, last_failure=failure)
+    situation = with_status(situation, state="Restarting")
 
     decision = decide(situation)
 

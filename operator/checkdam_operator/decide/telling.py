@@ -93,8 +93,7 @@ def _told(situation: Situation, status: StreamJobStatus) -> Iterator[Event]:
         if report.checkpoint_failures and report.checkpoint_problem:
             message = f"a checkpoint failed: {report.checkpoint_problem}; the job goes on, and the last good checkpoint is kept"
             yield Event("CheckpointFailed", message, warning=True, key=f"{report.epoch}.{report.checkpoint_failures}")
-        recovered = (report.epoch, report.attempt) != (before.epoch, before.attempt)
-        if report.running and recovered and status.restarts > before.restarts:
+        if status.state == "Running" and before.state == "Restarting":
             message = f"attempt {report.epoch}.{report.attempt} processes records again"
             yield Event("Recovered", message, key=f"{report.epoch}.{report.attempt}")
     stalled, was = status.condition("Stalled"), before.condition("Stalled")
