@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-from checkdam.core.lifetime import die_with_parent
 
+from checkdam.core.lifetime import die_with_parent
 from cluster.control_plane import ApiError, ControlPlane
 
 PATIENCE_S: Final = 60.0

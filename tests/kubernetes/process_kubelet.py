@@ -90,6 +90,7 @@ class ProcessKubelet:
         self._proxies: dict[str, str] = {}
         self._servers: list[asyncio.Server] = []
         self._connections: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
         self._next_address = random.randrange(1 << 16, 1 << 24)
 
     # What a test does to pods
@@ -124,12 +125,16 @@ class ProcessKubelet:
         """End all processes."""
         for server in self._servers:
             server.close()
-        tasks = [pod.task for pod in self.pods.values() if pod.task is not None] + list(self._connections)
-        for task in tasks:
+        running = [pod.task for pod in self.pods.values() if pod.task is not None]
+        for task in running:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         for pod in self.pods.values():
             _kill(pod)
+            if pod.process is not None:
+                await pod.process.wait()
+        for writer in self._writers:
+            writer.close()
+        await asyncio.gather(*running, *self._connections, return_exceptions=True)
 
     async def _watch(self, plural: str, on_event: Any) -> None:
         path = f"/api/v1/namespaces/{self._namespace}/{plural}"
@@ -302,6 +307,7 @@ class ProcessKubelet:
             for pod in self.pods.values()
             if selector.items() <= pod.body["metadata"]["labels"].items() and pod.process is not None
         ]
+        self._writers.append(writer)
         try:
             there, onward = await asyncio.open_connection(chosen[-1].ip, port) if chosen else (None, None)
         except OSError:
@@ -309,6 +315,7 @@ class ProcessKubelet:
         if there is None or onward is None:
             writer.close()
             return
+        self._writers.append(onward)
         await asyncio.gather(_copy(reader, onward), _copy(there, writer), return_exceptions=True)
 
     def _address(self) -> str:

@@ -206,6 +206,7 @@ async def test_savepoints_are_taken_restored_into_another_job_and_disposed_of(sc
         "program": {"entrypoint": "pod_job_program:build", "configMap": "program", "args": {"out": str(other)}},
         "checkpoint": {"interval": "1s", "storage": scene.bucket.storage("jobs")},
         "restoreFrom": "before",
+        "allowNonRestoredState": True,
     }
     await asyncio.to_thread(scene.jobs.create, "other", **spec)
     await eventually(lambda: rows_in(other), "output of the other job")
