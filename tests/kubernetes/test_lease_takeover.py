@@ -89,6 +89,7 @@ def never_at_once(writes: dict[str, list[float]]) -> bool:
     return max(writes["one"]) < min(writes["two"])
 
 
+@pytest.mark.slow
 async def test_a_killed_leader_is_followed_within_the_lease_s_duration(replicas: Replicas) -> None:
     one = await replicas.start("one")
     await one.leads()
@@ -101,6 +102,7 @@ async def test_a_killed_leader_is_followed_within_the_lease_s_duration(replicas:
     assert never_at_once(replicas.writes())
 
 
+@pytest.mark.slow
 async def test_a_leader_that_stops_cleanly_is_followed_at_once(replicas: Replicas) -> None:
     one = await replicas.start("one")
     await one.leads()
@@ -113,6 +115,7 @@ async def test_a_leader_that_stops_cleanly_is_followed_at_once(replicas: Replica
     assert never_at_once(replicas.writes())
 
 
+@pytest.mark.slow
 async def test_a_leader_that_was_stopped_and_wakes_up_ends_without_another_write(replicas: Replicas) -> None:
     one = await replicas.start("one")
     await one.leads()
@@ -126,6 +129,7 @@ async def test_a_leader_that_was_stopped_and_wakes_up_ends_without_another_write
     assert never_at_once(replicas.writes())
 
 
+@pytest.mark.slow
 async def test_a_leader_that_the_api_server_does_not_answer_ends_before_the_other_begins(tmp_path: Path) -> None:
     """The API server is frozen, so nobody can do anything; when it goes on, the old leader is gone already."""
     with run_control_plane(tmp_path) as plane:
