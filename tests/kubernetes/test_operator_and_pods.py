@@ -225,3 +225,19 @@ async def test_health_readiness_and_metrics_are_served(jobs: Jobs, running_opera
     _, text = await running_operator.get("/metrics")
     assert f'checkdam_streamjob_ready{{name="words",namespace="{jobs.namespace}"}} 0.0' in text
     assert 'checkdam_operator_pods_created_total{cause="Missing",component="worker"} 2.0' in text
+
+
+async def test_a_manifest_that_fits_into_no_config_map_is_told_and_healed(
+    jobs: Jobs, running_operator: OperatorProcess, kubelet: StubKubelet
+) -> None:
+    large = {"entrypoint": "words:build", "inline": {"words.py": "#" * 1_100_000}}
+    await asyncio.to_thread(jobs.create, program=large)
+
+    stalled = await eventually(
+        lambda: found if (found := jobs.condition("Stalled")).get("status") == "True" else None, "Stalled"
+    )
+    assert stalled["reason"] == "ManifestRefused"
+
+    await asyncio.to_thread(jobs.patch, {"program": {"inline": {"words.py": "# small"}}})
+    await eventually(lambda: len(jobs.ready_pods()) == 3, "three pods")
+    await eventually(lambda: jobs.condition("Stalled")["status"] == "False", "Stalled to go")

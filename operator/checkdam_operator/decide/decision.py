@@ -8,6 +8,7 @@ status, which it writes ahead (`Decision.ahead`); what it then asks for follows 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from checkdam.spec import StreamJob
@@ -28,6 +29,12 @@ CHECKPOINT_NEWS_MS: Final = 30_000
 """How often a status is written of which only `lastCheckpoint` is new. With a checkpoint each 10 s, writing each one would take more of the API
 server than everything else that the operator does."""
 
+MANIFEST_REFUSED: Final = "ManifestRefused"
+"""Reason of the trouble that the ConfigMap of a deployment could not be stored, so that it cannot begin."""
+
+MANIFEST_RETRY_MS: Final = 8_000
+"""So long after that it is told and not tried again."""
+
 
 def decide(situation: Situation) -> Decision:
     """What is to be done about a job now."""
@@ -36,7 +43,10 @@ def decide(situation: Situation) -> Decision:
         return Decision()  # owned objects go by themselves, and nothing may be made any more
     rollout = plan_rollout(situation, job.spec) if job.spec is not None else Rollout()
     if rollout.next is not None:
-        return _ahead(situation, rollout, rollout.next)
+        refused = _manifest_refused(situation, rollout)
+        if refused is None:
+            return _ahead(situation, rollout, rollout.next)
+        rollout = replace(rollout, next=None, trouble=refused)
     deployment = _noted(situation)
     pods = _plan_pods(situation, deployment)
     savepoints = plan_savepoints(situation)
@@ -91,6 +101,14 @@ def _ahead(situation: Situation, rollout: Rollout, following: Deployment) -> Dec
     keep = (KeepManifest(rollout.manifest),) if rollout.manifest is not None else ()
     cause = rollout.change or following.outcome or "Noted"
     return Decision(status=changed, ahead=True, before=keep, events=tell_rollout(situation, rollout), cause=cause)
+
+
+def _manifest_refused(situation: Situation, rollout: Rollout) -> Trouble | None:
+    """Why the manifest of the next deployment could not be stored just now; after a while it is tried again."""
+    trouble = situation.trouble
+    if rollout.manifest is None or trouble is None or trouble.reason != MANIFEST_REFUSED:
+        return None
+    return trouble if situation.now_ms - trouble.since_ms < MANIFEST_RETRY_MS else None
 
 
 def _noted(situation: Situation) -> Deployment | None:
@@ -195,6 +213,8 @@ def _worth_writing(situation: Situation, status: StreamJobStatus) -> tuple[bool,
 def _times(
     situation: Situation, rollout: Rollout, deployment: Deployment | None, pods: PodPlan, savepoints: SavepointPlan
 ) -> Iterable[int | None]:
+    if rollout.trouble is not None and rollout.trouble.reason == MANIFEST_REFUSED:
+        yield rollout.trouble.since_ms + MANIFEST_RETRY_MS
     yield pods.again_ms
     yield savepoints.again_ms
     if rollout.stopping is not None:

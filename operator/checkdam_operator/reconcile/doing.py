@@ -126,9 +126,12 @@ class Hands:
                 await self._apply_services(situation, coordinator_hash, memory)
             case CreatePod():
                 await self._create_pod(action, situation, memory)
+            case DeletePod(_, uid, _) if uid in memory.deleted_pods:
+                pass  # the watch has not shown yet that it is on its way out
             case DeletePod(name, uid, cause):
                 _log.info("pod %s is deleted: %s", name, cause)
                 await self._cluster.delete(POD, job.namespace, name, uid=uid)
+                memory.deleted_pods.add(uid)
                 self._metrics.count(PODS_DELETED, cause)
             case TriggerCheckpoint(after):
                 await self._coordinators.trigger_checkpoint(job.uid, after)

@@ -29,10 +29,11 @@ class Manifest:
 
 @dataclass
 class JobMemory:
-    """What is remembered of one job, by its uid.
+    """What is remembered of one job.
 
     Attributes:
         key: Namespace and name.
+        uid: Uid of the StreamJob: another one of the same name is another job.
         token: Opens the coordinator's API; empty before it was read. Never shown.
         coordinator_ip: Address of the Service; empty before it is known.
         applied: Object that was applied → hash of what it was applied as, and when.
@@ -41,10 +42,12 @@ class JobMemory:
         pod_trouble: What it tells of pods that do not start.
         pod_trouble_asked_ms: When it was asked for that.
         status_written_ms: When the status was last written.
+        deleted_pods: Uids of pods that the API server was asked to delete, while they are there.
         told: The happenings of which an Event was written, oldest first.
     """
 
     key: tuple[str, str]
+    uid: str
     token: str = field(default="", repr=False)
     coordinator_ip: str = ""
     applied: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -53,6 +56,7 @@ class JobMemory:
     pod_trouble: Trouble | None = None
     pod_trouble_asked_ms: int = 0
     status_written_ms: int = 0
+    deleted_pods: set[str] = field(default_factory=set)
     told: OrderedDict[tuple[str, str], None] = field(default_factory=OrderedDict)
 
     def is_news(self, event: Event) -> bool:

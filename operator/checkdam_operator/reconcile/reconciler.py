@@ -16,19 +16,21 @@ from checkdam.core.errors import CheckdamError, ManifestError
 from checkdam_operator.cache import ObjectCache
 from checkdam_operator.coordinators.client import Address
 from checkdam_operator.coordinators.watch import Coordinators
-from checkdam_operator.decide import Decision, Event, decide
+from checkdam_operator.decide import Action, Decision, Event, decide
+from checkdam_operator.decide.decision import MANIFEST_REFUSED
 from checkdam_operator.decide.savepoints import status_without_job
 from checkdam_operator.indexes import PODS_BY_JOB
 from checkdam_operator.kube.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
 from checkdam_operator.kube.kinds import POD, STREAM_JOB
 from checkdam_operator.kube.protocol import Cluster
 from checkdam_operator.metrics import DEPLOYMENTS, JobSample, OperatorMetrics
-from checkdam_operator.observed import Job, Pod, Situation, Trouble, pod_of
+from checkdam_operator.observed import Job, Pod, Situation, Trouble
 from checkdam_operator.reconcile.doing import Hands
 from checkdam_operator.reconcile.memory import JobMemory
 from checkdam_operator.reconcile.seeing import Eyes
 from checkdam_operator.reconcile.stuck import PATIENCE_MS, look_into_pods, may_be_stuck
 from checkdam_operator.resources.config import HTTP_PORT
+from checkdam_operator.resources.names import JOB_UID_LABEL
 from checkdam_operator.times import time_ms
 
 _log = logging.getLogger(__name__)
@@ -83,7 +85,7 @@ class Reconciler:
         self._tell = tell
         self._metrics = metrics
         self._now_ms = now_ms
-        self._memories: dict[str, JobMemory] = {}
+        self._memories: dict[Key, JobMemory] = {}
 
     async def reconcile(self, key: Key) -> float | None:
         """Look at a job once, and do what is to be done.
@@ -97,11 +99,11 @@ class Reconciler:
         """
         for _ in range(MOST_STEPS):
             job = self._eyes.job(*key)
-            self._forget_predecessors(key, job)
-            if job is None:
+            memory = self._remember(key, job)
+            await self._delete_orphans(key, job)
+            if job is None or memory is None:
                 await self._without_job(key)
                 return None
-            memory = self._memories.setdefault(job.uid, JobMemory(key))
             situation = await self._look(job, memory)
             decision = decide(situation)
             try:
@@ -115,13 +117,14 @@ class Reconciler:
 
     def forget_all(self) -> None:
         """Forget everything and follow no coordinator, as one who does not lead any more."""
-        for uid in list(self._memories):
-            self._coordinators.forget(uid)
+        for memory in self._memories.values():
+            self._coordinators.forget(memory.uid)
         self._memories.clear()
 
     async def _look(self, job: Job, memory: JobMemory) -> Situation:
         now_ms = self._now_ms()
         pods = self._eyes.pods(job.uid)
+        memory.deleted_pods &= {pod.uid for pod in pods}
         if not job.deleting:
             await self._follow_coordinator(job, pods, memory)
             await look_into_pods(self._cluster, job.namespace, pods, memory, now_ms)
@@ -143,7 +146,11 @@ class Reconciler:
             self._coordinators.forget(job.uid)
             return
         newest = max(candidates, key=lambda pod: (pod.created_ms, pod.name))
-        token = await self._hands.token(job, memory)
+        try:
+            token = await self._hands.token(job, memory)
+        except ForbiddenError as error:
+            memory.trouble = _refused(error, self._now_ms())
+            return
         key = memory.key
         self._coordinators.watch(job.uid, newest.uid, Address(newest.ip, HTTP_PORT, token), lambda: self._look_at(key))
 
@@ -151,7 +158,10 @@ class Reconciler:
         """Write the status; whether the rest of the decision may be carried out."""
         job = situation.job
         for action in decision.before:
-            await self._hands.perform(action, situation, memory)
+            trouble = await self._perform(action, situation, memory)
+            if trouble is not None:
+                memory.trouble = replace(trouble, reason=MANIFEST_REFUSED)
+                return False
         if decision.status is not None:
             await self._hands.write_status(job, decision.status)
             memory.status_written_ms = situation.now_ms
@@ -168,18 +178,7 @@ class Reconciler:
     async def _act(self, situation: Situation, decision: Decision, memory: JobMemory) -> float | None:
         trouble: Trouble | None = None
         for action in decision.actions:
-            try:
-                await self._hands.perform(action, situation, memory)
-            except ForbiddenError as error:
-                if error.namespace_terminating:
-                    return None  # nothing can be made in it any more, and all that there is goes
-                trouble = _refused(error)
-            except InvalidError as error:
-                trouble = Trouble(
-                    "Refused", f"the API server refused an object of the job: {error.message}; correct the spec"
-                )
-            except ManifestError as error:
-                trouble = Trouble("InvalidSpec", f"{'; '.join(error.problems)}; correct the spec")
+            trouble = await self._perform(action, situation, memory)
             if trouble is not None:
                 break
         if (memory.trouble is None) != (trouble is None) or (
@@ -191,6 +190,20 @@ class Reconciler:
         if trouble is None:
             return after_s
         return TROUBLE_RETRY_S if after_s is None else min(after_s, TROUBLE_RETRY_S)
+
+    async def _perform(self, action: Action, situation: Situation, memory: JobMemory) -> Trouble | None:
+        """Carry out an action; what the API server has against it, if it refuses it for good."""
+        now_ms = self._now_ms()
+        try:
+            await self._hands.perform(action, situation, memory)
+        except ForbiddenError as error:
+            return _refused(error, now_ms)
+        except InvalidError as error:
+            message = f"the API server refused an object of the job: {error.message}; correct the spec"
+            return Trouble("Refused", message, now_ms)
+        except ManifestError as error:
+            return Trouble("InvalidSpec", f"{'; '.join(error.problems)}; correct the spec", now_ms)
+        return None
 
     def _after_s(self, situation: Situation, decision: Decision) -> float | None:
         times = [decision.again_ms] if decision.again_ms is not None else []
@@ -210,15 +223,43 @@ class Reconciler:
 
     # Jobs that are gone
 
-    def _forget_predecessors(self, key: Key, job: Job | None) -> None:
-        """Forget jobs of the same name that were there before."""
-        uid = job.uid if job is not None else None
-        for old in [known for known, memory in self._memories.items() if memory.key == key and known != uid]:
-            del self._memories[old]
-            self._coordinators.forget(old)
+    def _remember(self, key: Key, job: Job | None) -> JobMemory | None:
+        """What is remembered of this very job; one of the same name that was there before is forgotten."""
+        memory = self._memories.get(key)
+        if memory is not None and (job is None or memory.uid != job.uid):
+            del self._memories[key]
+            self._coordinators.forget(memory.uid)
+            memory = None
+        if memory is None and job is not None:
+            memory = self._memories[key] = JobMemory(key, job.uid)
+        return memory
+
+    async def _delete_orphans(self, key: Key, job: Job | None) -> None:
+        """Delete pods that a StreamJob of this name has left behind: without an owner nobody else does."""
+        namespace, name = key
+        uid = job.uid if job is not None else ""
+        orphans = [
+            body["metadata"]
+            for body in self._cache.find(PODS_BY_JOB, key)
+            if body["metadata"]["labels"].get(JOB_UID_LABEL) != uid
+            and not body["metadata"].get("ownerReferences")
+            and "deletionTimestamp" not in body["metadata"]
+        ]
+        if not orphans or (job is None and await self._exists(namespace, name)):
+            return
+        for pod in orphans:
+            _log.info("pod %s belongs to a StreamJob that is gone", pod["name"])
+            await self._cluster.delete(POD, namespace, pod["name"], uid=pod["uid"])
+
+    async def _exists(self, namespace: str, name: str) -> bool:
+        try:
+            await self._cluster.get(STREAM_JOB, namespace, name)
+        except NotFoundError:
+            return False
+        return True
 
     async def _without_job(self, key: Key) -> None:
-        """There is no such job: its Savepoints wait, and pods that a deletion has orphaned are deleted."""
+        """There is no such job: its Savepoints wait."""
         namespace, name = key
         self._metrics.forget_job(namespace, name)
         for savepoint in self._eyes.savepoints(namespace, name):
@@ -226,28 +267,19 @@ class Reconciler:
             if status != savepoint.status:
                 version = savepoint.resource_version
                 await self._hands.write_savepoint_status(namespace, savepoint.name, version, status)
-        orphans = [
-            pod for body in self._cache.find(PODS_BY_JOB, key) if (pod := pod_of(body)) is not None and not pod.deleting
-        ]
-        if not orphans:
-            return
-        try:
-            await self._cluster.get(STREAM_JOB, namespace, name)
-        except NotFoundError:
-            for pod in orphans:
-                _log.info("pod %s belongs to a StreamJob that is gone", pod.name)
-                await self._cluster.delete(POD, namespace, pod.name, uid=pod.uid)
 
 
-def _refused(error: ForbiddenError) -> Trouble:
+def _refused(error: ForbiddenError, now_ms: int) -> Trouble:
     if error.quota:
         return Trouble(
             "QuotaExceeded",
             f"the namespace's quota does not allow another object: {error.message}; raise the quota, or ask for less",
+            now_ms,
         )
     return Trouble(
         "Forbidden",
         f"the API server does not allow what the job needs: {error.message}; correct the spec, or the operator's permissions",
+        now_ms,
     )
 
 
