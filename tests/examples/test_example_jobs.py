@@ -108,12 +108,34 @@ def test_the_flight_delays_are_right_although_a_worker_was_killed(tmp_path: Path
 
 
 @pytest.mark.slow
+def test_no_receipt_of_the_orders_is_missing_or_comes_twice_although_a_worker_was_killed(tmp_path: Path) -> None:
+    demo = module_of(EXAMPLES / "flight-delays" / "demo.py")
+    run_dir, out = tmp_path / "run", tmp_path / "out"
+    options = {"arg_count": "20000", "arg_rate": "10000", "arg_out": str(out), "storage": str(tmp_path / "checkpoints")}
+    line = command("orders/job.yaml", interval="200ms", run_dir=str(run_dir), **options)
+    check = [sys.executable, str(EXAMPLES / "orders" / "orders.py"), str(out)]
+
+    with subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as job:
+        killed = demo.kill_a_worker(run_dir, job)
+        _, told = job.communicate(timeout=JOB_TIMEOUT_S)
+
+    assert job.returncode == 0, told
+    assert killed is not None
+    checked = subprocess.run(check, capture_output=True, text=True, timeout=60)
+    assert checked.stdout == "20000 orders; each has one receipt, and no receipt is missing\n"
+    some = sorted(out.glob("*.jsonl"))[0]
+    some.write_text("".join(some.read_text().splitlines(keepends=True)[1:]))
+    assert subprocess.run(check, capture_output=True, timeout=60).returncode == 1
+
+
+@pytest.mark.slow
 def test_words_of_files_are_counted_by_two_workers(tmp_path: Path) -> None:
     text = "To be, or not to be: that's the question.\nWhether 'tis nobler\n"
     (tmp_path / "texts" / "more").mkdir(parents=True)
     (tmp_path / "texts" / "a.txt").write_text(text)
     (tmp_path / "texts" / "more" / "b.txt.gz").write_bytes(gzip.compress((text * 50).encode()))
-    line = command("word-count/word_count.py:build", arg_paths="texts", arg_out="counts", parallelism="2")
+    options = {"arg_paths": '["texts"]', "arg_out": "counts", "storage": "checkpoints"}
+    line = command("word-count/job.yaml", **options)
 
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=JOB_TIMEOUT_S)
 
