@@ -50,7 +50,7 @@ class Coordinator:
     def answer(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         if path == "/v1/job":
             self.jobs_left -= 1
-            return (200, {}) if self.jobs_left >= 0 else (404, {"error": "gone"})
+            return (200, {"state": "STOPPING"}) if self.jobs_left >= 0 else (404, {"error": "gone"})
         if method == "POST":
             self.asked.append(body)
             if self.refusal is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 import urllib.error
 
@@ -83,7 +85,7 @@ def assert_without_gaps(rows: list[int]) -> None:
 
 
 def test_a_worker_that_leaves_gets_a_checkpoint_first_and_another_one_goes_on(cluster: Cluster) -> None:
-    cluster.job(count=3000, rate=800)
+    cluster.job(count=5000, rate=800)
     coordinator, workers = cluster.coordinator(), cluster.workers()
     before = cluster.until_checkpoint(1)
     workers[1].terminate()
@@ -98,17 +100,23 @@ def test_a_worker_that_leaves_gets_a_checkpoint_first_and_another_one_goes_on(cl
     assert after["epoch"] == before["epoch"]
     assert after["workers"][1]["instance"].startswith(f"{replacement.root.name}/")
     cluster.until_state("FINISHED")
-    assert cluster.rows() == list(range(3000))
+    assert cluster.rows() == list(range(5000))
     assert all(pod.process.poll() is None for pod in (coordinator, workers[0], replacement))
 
 
 def test_a_job_that_was_stopped_goes_on_only_when_it_is_told_to(cluster: Cluster) -> None:
-    cluster.job(count=3000, rate=800)
+    cluster.job(count=8000, rate=800)
     first, workers = cluster.coordinator(), cluster.workers()
     cluster.until_checkpoint(1)
-    cluster.ask("/v1/savepoints", {"request": "upgrade", "stop": True})
+    token_file = first.root / "etc/checkdam/auth/token"
+    command = ["savepoint", "--stop", "--url", f"http://{first.address}:6471", "--token-file", str(token_file)]
+    said = subprocess.run(
+        [sys.executable, "-m", "checkdam", *command], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert said.returncode == 0, said.stderr
     view = cluster.until_state("STOPPED")
     assert "/savepoint-" in view["stoppedWith"]
+    assert view["stoppedWith"] in said.stdout
     assert (view["drained"], view["refusal"]) == (False, "")
     first.terminate()
     assert first.exit_code() == 0
@@ -138,5 +146,5 @@ def test_a_job_that_was_stopped_goes_on_only_when_it_is_told_to(cluster: Cluster
 
     cluster.coordinator(startNumber=5, resume=True)
     cluster.until_state("FINISHED")
-    assert cluster.rows() == list(range(3000))
+    assert cluster.rows() == list(range(8000))
     assert all(pod.process.poll() is None for pod in workers)

@@ -92,14 +92,16 @@ class Coordinator:
                     ) from error
             await asyncio.sleep(_RETRY_S)
 
-    async def until_gone(self, patience_s: float) -> bool:
-        """Wait until the coordinator has ended; returns whether it did in time."""
+    async def until_ended(self, patience_s: float) -> bool:
+        """Wait until the job has ended, which a coordinator in a pod stays to tell; returns whether it did in time."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + patience_s
         while loop.time() < deadline_s:
             try:
-                await self.ask("GET", "/v1/job", patience_s=0)
+                job = await self.ask("GET", "/v1/job", patience_s=0)
             except CheckdamError:
+                return True
+            if job["state"] in ("FINISHED", "STOPPED", "FAILED"):
                 return True
             await asyncio.sleep(_RETRY_S)
         return False

@@ -157,7 +157,7 @@ async def _take(place: Place, wish: dict[str, bool], wait: bool) -> dict[str, An
         record = await _ended(coordinator, record["request"])
         if record["status"] == "FAILED":
             raise CheckdamError(f"the savepoint failed: {record['failure']}")
-        if wish["stop"] and not await coordinator.until_gone(STOP_PATIENCE_S):
+        if wish["stop"] and not await coordinator.until_ended(STOP_PATIENCE_S):
             say(f"{place.name} has not ended within {STOP_PATIENCE_S:g} s after its savepoint", error=True)
         return record
 
