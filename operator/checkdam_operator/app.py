@@ -99,6 +99,7 @@ class _Operator:
             WATCHED,
             settings.namespaces,
             self._delivery.watched,
+            self._resync.soon,
             cluster.serves,
             self._before_watching,
             lambda: load_configuration(settings.kubeconfig),
@@ -196,6 +197,7 @@ class _Operator:
     async def _before_watching(self) -> None:
         await self._resync.wait_filled()
         self._freshness.restarted()
+        self._resync.soon()
 
     async def _look(self, key: Key) -> float | None:
         with about_job(*key):

@@ -166,10 +166,11 @@ class ObjectCache:
         held = shelf.held.get(key)
         if held is not None and version and version < version_of(held):
             return False  # A successor of the same name is held already.
+        earlier = shelf.tombs.pop(key, (0, 0.0))[0]
         now = self._clock()
-        for old in [tombed for tombed, (_, until) in shelf.tombs.items() if until <= now]:
-            del shelf.tombs[old]
-        earlier = shelf.tombs.get(key, (0, 0.0))[0]
+        # They are in the order of their ends: the newest is always put last.
+        while shelf.tombs and (oldest := next(iter(shelf.tombs))) and shelf.tombs[oldest][1] <= now:
+            del shelf.tombs[oldest]
         shelf.tombs[key] = (max(version, earlier), now + TOMBSTONE_S)
         self._unindex(kind, key, held)
         return shelf.held.pop(key, None) is not None

@@ -1,7 +1,8 @@
 """Finds what the watch has missed, by listing everything now and then.
 
-kopf loses deletes: after an outage that is longer than the API server's memory of changes it lists anew, and what has gone meanwhile is never mentioned. The
-first round, before anything is decided, fills the cache with all that there is, so that no decision is taken on half of it.
+kopf loses deletes: whenever it lists anew, be it that it was started again or that an outage was longer than the API server's memory of changes, what has gone
+meanwhile is never mentioned. So a round follows each list of kopf's, and others now and then for what nobody thought of. The first round, before anything is decided,
+fills the cache with all that there is, so that no decision is taken on half of it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Final
 
 from checkdam.core.errors import CheckdamError
 from checkdam_operator.kube.kinds import Kind
@@ -17,7 +19,9 @@ from checkdam_operator.metrics import RESYNCS, OperatorMetrics
 
 _log = logging.getLogger(__name__)
 
-_FIRST_RETRY_S = 2.0
+_FIRST_RETRY_S: Final = 2.0
+_AFTER_LIST_S: Final = 10.0
+"""From the first object of kopf's list to our own: kopf lists several kinds, one after the other."""
 
 
 class Resync:
@@ -51,6 +55,7 @@ class Resync:
         self._metrics = metrics or OperatorMetrics()
         self._sleep = sleep
         self._filled = asyncio.Event()
+        self._asked = asyncio.Event()
 
     async def once(self) -> None:
         """List everything once.
@@ -76,7 +81,24 @@ class Resync:
                 await self.once()
             except CheckdamError as error:
                 _log.warning("the objects of the cluster cannot be listed; it is tried again: %s", error)
-            await self._sleep(self._interval_s if self.filled else _FIRST_RETRY_S)
+            await self._wait(self._interval_s if self.filled else _FIRST_RETRY_S)
+
+    def soon(self) -> None:
+        """The watch begins anew: make a round when it has got through its own list. To be called as often as there is reason to."""
+        self._asked.set()
+
+    async def _wait(self, interval_s: float) -> None:
+        """Wait for the next round."""
+        sleeping = asyncio.ensure_future(self._sleep(interval_s))
+        asked = asyncio.ensure_future(self._asked.wait())
+        try:
+            await asyncio.wait({sleeping, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if not sleeping.done():
+                await self._sleep(_AFTER_LIST_S)
+            self._asked.clear()
+        finally:
+            sleeping.cancel()
+            asked.cancel()
 
     async def wait_filled(self) -> None:
         """Wait for the first complete round."""

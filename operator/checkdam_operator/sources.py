@@ -6,7 +6,7 @@ the queue live. With `on.event` handlers alone, without peering and without post
 
 kopf is not asked to watch CustomResourceDefinitions and namespaces, for which many operators have no permission. A kind that is not there when it starts it leaves out for
 good, without a word. So it is started when all kinds are there, and started again when it ends, which it does when the API server answers with errors for longer than its retries take, or when a watched kind
-is taken away. What it misses meanwhile a resync finds.
+is taken away. What it misses meanwhile a resync finds, which is to follow each list of kopf's.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class WatchSource:
         watched: Kinds and their label selectors.
         namespaces: Which are watched; empty for all of them.
         deliver: Takes what is shown.
+        on_list: Called, in the main loop, for each object that comes from a list: kopf lists when it begins and when it has missed changes, and does not say what
+            was deleted meanwhile.
         serves: Whether the API server has a kind.
         on_start: Awaited before each start.
         configuration: Tells how to reach the API server, anew for each login.
@@ -65,6 +67,7 @@ class WatchSource:
         watched: Mapping[Kind, str],
         namespaces: tuple[str, ...],
         deliver: Deliver,
+        on_list: Callable[[], None],
         serves: Callable[[Kind], Awaitable[bool]],
         on_start: Callable[[], Awaitable[None]],
         configuration: Callable[[], Awaitable[Configuration]] = load_configuration,
@@ -75,6 +78,7 @@ class WatchSource:
         self._watched = dict(watched)
         self._namespaces = namespaces
         self._deliver = deliver
+        self._on_list = on_list
         self._serves = serves
         self._on_start = on_start
         self._configuration = configuration
@@ -141,7 +145,7 @@ class WatchSource:
 
         for kind in self._watched:
             kopf.on.event(kind.group, kind.version, kind.plural, registry=registry, id=kind.plural)(
-                _handler(kind, main_loop, self._deliver)
+                _handler(kind, main_loop, self._deliver, self._on_list)
             )
         return registry
 
@@ -254,8 +258,12 @@ async def connection_info(configuration: Configuration) -> kopf.ConnectionInfo:
     )
 
 
-def _handler(kind: Kind, loop: asyncio.AbstractEventLoop, deliver: Deliver) -> Callable[..., Awaitable[None]]:
+def _handler(
+    kind: Kind, loop: asyncio.AbstractEventLoop, deliver: Deliver, on_list: Callable[[], None]
+) -> Callable[..., Awaitable[None]]:
     async def show(event: Any, **_: Any) -> None:
+        if event["type"] is None:
+            _tell(loop, on_list)
         _tell(loop, deliver, kind, event["object"], event["type"] == "DELETED")
 
     return show

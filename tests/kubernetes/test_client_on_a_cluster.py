@@ -206,6 +206,7 @@ async def test_the_watch_shows_what_happens_and_never_writes(
         WATCHED,
         (namespace,),
         office.delivery.watched,
+        office.resync.soon,
         client.serves,
         nothing,
         lambda: load_configuration(str(control_plane.kubeconfig)),

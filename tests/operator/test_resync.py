@@ -44,6 +44,24 @@ async def test_the_first_round_is_tried_until_it_succeeds_and_then_rounds_are_ma
     await settle()
 
 
+async def test_a_round_follows_each_list_of_the_watch_when_that_has_settled() -> None:
+    cluster, time = FakeCluster(), ManualTime()
+    rounds: list[float] = []
+    resync = Resync(cluster, {POD: ""}, (), lambda *_: rounds.append(time.now), 300.0, sleep=time.sleep)
+    running = asyncio.create_task(resync.run())
+    await time.advance(100.0)
+    for _ in range(50):
+        resync.soon()
+    await time.advance(5.0)
+    resync.soon()
+    await time.advance(195.0)
+    assert rounds == [1_000.0, 1_110.0], "one round for all that was asked for meanwhile"
+    await time.advance(200.0)
+    assert rounds == [1_000.0, 1_110.0, 1_410.0]
+    running.cancel()
+    await settle()
+
+
 async def test_each_listed_namespace_is_listed() -> None:
     cluster = FakeCluster()
     delivered: list[str | None] = []

@@ -43,6 +43,7 @@ class Watching:
         self.seen: list[tuple[str, str, bool]] = []
         self.threads: set[threading.Thread] = set()
         self.starts = 0
+        self.listed = 0
         self.served = True
         self.time = ManualTime()
         self.waits: list[float] = []
@@ -51,6 +52,7 @@ class Watching:
             WATCHED,
             namespaces,
             self.deliver,
+            self.count_list,
             self.serves,
             self.before_start,
             self.configuration,
@@ -63,6 +65,9 @@ class Watching:
     def deliver(self, kind: Kind, body: dict[str, Any], deleted: bool) -> None:
         self.threads.add(threading.current_thread())
         self.seen.append((kind.kind, body["metadata"]["name"], deleted))
+
+    def count_list(self) -> None:
+        self.listed += 1
 
     async def serves(self, kind: Kind) -> bool:
         return self.served
@@ -120,10 +125,12 @@ def job(name: str, version: str) -> dict[str, Any]:
 async def test_what_is_there_and_what_changes_is_delivered_in_the_main_thread(watching: Watching) -> None:
     await watching.until(lambda: ("StreamJob", "flights", False) in watching.seen)
     async with aiohttp.ClientSession(str(watching.cluster.url)) as session:
+        assert watching.listed == 1
         await (await session.post("/api/v1/namespaces/ns/pods", json=job("flights-w0", "2"))).release()
         await watching.until(lambda: ("Pod", "flights-w0", False) in watching.seen)
         await (await session.delete(f"{JOBS}/flights")).release()
         await watching.until(lambda: ("StreamJob", "flights", True) in watching.seen)
+    assert watching.listed == 1, "what comes from the stream is no list"
     assert watching.threads == {threading.main_thread()}
 
 

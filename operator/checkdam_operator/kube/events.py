@@ -118,6 +118,7 @@ class EventRecorder:
         self._pending: OrderedDict[_Identity, _Pending] = OrderedDict()
         self._counts: OrderedDict[_Identity, int] = OrderedDict()
         self._buckets: dict[str, TokenBucket] = {}
+        self._buckets_limit = _REMEMBERED_LIMIT
         self._waiting = asyncio.Event()
 
     def record(self, about: Object, type: EventType, reason: str, message: str) -> None:
@@ -223,8 +224,9 @@ class EventRecorder:
     def _bucket(self, uid: str) -> TokenBucket:
         bucket = self._buckets.get(uid)
         if bucket is None:
-            for other in [known for known, its in self._buckets.items() if its.full]:
-                del self._buckets[other]
+            if len(self._buckets) >= self._buckets_limit:
+                self._buckets = {known: its for known, its in self._buckets.items() if not its.full}
+                self._buckets_limit = max(_REMEMBERED_LIMIT, 2 * len(self._buckets))
             bucket = TokenBucket(self._limits.per_minute / 60, self._limits.burst, self._clock)
             self._buckets[uid] = bucket
         return bucket
