@@ -437,7 +437,12 @@ def test_a_rollback_that_the_journal_does_not_allow_stays_failed() -> None:
     assert written.status is not None
     assert written.status.deployment is not None
     assert written.status.deployment.outcome == "Failed"
-    assert not decide(after(refused, written)).ahead
+    last = decide(after(refused, written))
+    assert not last.ahead
+    stalled = condition(last, "Stalled")
+    assert stalled.reason == "JobFailed"
+    assert "the version before cannot be put back" in stalled.message
+    assert "generation 2 was rolled back" in stalled.message
 
 
 def test_a_version_counts_as_working_with_the_first_checkpoint_of_its_own() -> None:

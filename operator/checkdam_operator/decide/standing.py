@@ -113,7 +113,9 @@ def _at_rest(situation: Situation, deployment: Deployment) -> Standing:
         return Standing("Suspended", True, "Suspended", "stopped with its state kept, as the spec says")
     if deployment.outcome == "Completed":
         return Standing("Completed", True, "Completed", deployment.message)
-    trouble = _rejection(situation) or Trouble(f"Job{deployment.outcome}", deployment.message)
+    rejection = _rejection(situation)
+    note = f"; before that, {rejection.message}" if rejection is not None else ""
+    trouble = Trouble(f"Job{deployment.outcome}", f"{deployment.message}{note}")
     return Standing("Failed", False, trouble.reason, trouble.message, trouble=trouble)
 
 
