@@ -6,8 +6,9 @@ may think for a while before it says that it has put the parts of a large one to
 everything under a condition, so that a stored file is never replaced.
 
 Retries are botocore's own (`standard`: backoff with full jitter, and a budget that stops them when nothing gets through).
-Checksums stay on: a CRC of every body, which the server compares; over plain http the signature hashes bodies as well.
-Together they cost up to a second of a core for each GiB, which is less than finding out at a restore.
+Checksums stay on: a CRC of every body, which the server compares. Over plain http boto3 would hash bodies a second time, for the
+signature. Objects are signed so; files are not: `_metadata`, which is an object, has the SHA-256 of each, and a restore checks
+it, so nobody on the way can change one unnoticed, and hashing them once is enough.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class S3Clients:
         with self._lock:
             self._forget_if_forked()
             if self._transfers is None:
-                client = self._make(TRANSFERS_READ_TIMEOUT_S)
+                client = self._make(TRANSFERS_READ_TIMEOUT_S, signs_bodies=False)
                 for operation in ("PutObject", "CompleteMultipartUpload"):
                     client.meta.events.register(f"before-parameter-build.s3.{operation}", _only_if_free)
                 config = TransferConfig(
@@ -125,17 +126,20 @@ class S3Clients:
             self._pid = os.getpid()
             self._session = self._objects = self._transfers = None
 
-    def _make(self, read_timeout_s: int) -> S3Client:
+    def _make(self, read_timeout_s: int, signs_bodies: bool = True) -> S3Client:
         if self._session is None:
             self._session = self._make_session()
         options = self._options
         style = self._addressing_style()
+        settings: Any = {"addressing_style": style} if style else {}
+        if not signs_bodies:
+            settings["payload_signing_enabled"] = False
         config = Config(
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=read_timeout_s,
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
             max_pool_connections=max(10, 2 * self._parallel_transfers),
-            s3={"addressing_style": style} if style else None,
+            s3=settings or None,
             user_agent_extra="checkdam",
         )
         region = options.region or self._session.region_name or ("us-east-1" if self.endpoint else None)
