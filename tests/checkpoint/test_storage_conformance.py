@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from faulty import FaultyStorage
+from faulty_proxy import Fault, Refusal, Request
+from s3_kit import bad_network
 from s3_server import S3Bucket
 
 from checkdam.checkpoint.storage.base import Storage
@@ -27,6 +31,34 @@ def s3(request: pytest.FixtureRequest) -> Storage:
     return S3Storage(f"{bucket.uri}/deep/job", S3Options(endpoint=bucket.server.endpoint))
 
 
+def s3_behind_a_bad_network(request: pytest.FixtureRequest) -> Storage:
+    """Of every third kind of request, by method and name, the first is refused, gets lost on its way, or is answered in part.
+
+    What is done though its answer gets lost is left out: `create` may then find the name taken by itself, which is for the journal to find
+    out (`test_s3_faults`).
+    """
+    faults = itertools.cycle(
+        [Refusal(503, "SlowDown"), Fault.RESET_BEFORE, Refusal(500, "InternalError"), Fault.TRUNCATED]
+    )
+    seen: set[tuple[str, str]] = set()
+
+    def plan(one: Request) -> Fault | Refusal:
+        kind = one.method, one.path
+        if kind in seen:
+            return Fault.NONE
+        seen.add(kind)
+        if len(seen) % 3:
+            return Fault.NONE
+        fault = next(faults)
+        return Fault.RESET_BEFORE if fault is Fault.TRUNCATED and one.method != "GET" else fault
+
+    stack = ExitStack()
+    request.addfinalizer(stack.close)
+    storage, proxy = stack.enter_context(bad_network(request.getfixturevalue("s3_bucket"), timeout_s=30.0))
+    proxy.plan = plan
+    return storage
+
+
 def hdfs(request: pytest.FixtureRequest) -> Storage:
     return HdfsStorage(f"{request.getfixturevalue('hdfs_uri')}/deep/job", HdfsOptions())
 
@@ -35,6 +67,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Path, pytest.FixtureRequest], Storage]] = {
     "file": lambda folder, request: FileStorage(folder / "deep" / "job"),
     "memory": lambda folder, request: MemoryStorage("ns/job"),
     "s3": lambda folder, request: s3(request),
+    "s3 behind a bad network": lambda folder, request: s3_behind_a_bad_network(request),
     "hdfs": lambda folder, request: hdfs(request),
     # Of fsspec's filesystems: one with exclusive create, and one that lives in this process. What none of them promises, one winner
     # among several processes and whole files after a crash, is not asked here: `FsspecStorage` says so.

@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 import pytest
-from faulty_proxy import Fault, faulty_proxy
+from faulty_proxy import Fault, Refusal, faulty_proxy
 from job_runs import JobFolder, processes_below
 from s3_server import S3Bucket
 
@@ -52,6 +52,53 @@ def test_a_killed_job_goes_on_from_its_checkpoint_in_s3_and_leaves_no_key_behind
     assert {name: store.verify(name) for name in retained} == {name: [] for name in retained}
     left = [file for file in folder.path.rglob("*") if file.is_file()]
     assert [file for file in left if s3_bucket.server.secret_key.encode() in file.read_bytes()] == []
+
+
+def refused(folder: JobFolder, *arguments: str) -> str:
+    """What `checkdam run` says of a job that does not even begin, in one sentence."""
+    folder.write("squares")
+    code, output = folder.run(*arguments)
+    assert code in (1, 2)
+    assert "Traceback" not in output
+    assert folder.rows() == []
+    return output
+
+
+def test_keys_that_are_wrong_or_permit_nothing_are_said_before_anything_starts(
+    tmp_path: Path, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with faulty_proxy(s3_bucket.server.endpoint) as proxy:
+        proxy.plan = lambda request: Refusal(403, "AccessDenied")
+        storage = {"uri": f"{s3_bucket.uri}/jobs", "s3": {"endpoint": proxy.endpoint}}
+        (tmp_path / "a").mkdir()
+        output = refused(job_with(tmp_path / "a", storage))
+        assert f"cannot create {s3_bucket.uri}/jobs/default/job/probe/" in output
+        assert "the credentials do not permit it; permit s3:ListBucket" in output
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    (tmp_path / "b").mkdir()
+    output = refused(job_with(tmp_path / "b", s3_bucket.storage("jobs")))
+    assert f"cannot create {s3_bucket.uri}/jobs/default/job/probe/" in output
+    assert "the secret key does not belong to the access key; give the right ones" in output
+    assert not (tmp_path / "b" / "run").exists()
+
+
+def test_a_path_that_is_no_checkpoint_and_a_newer_one_are_said_before_any_record(
+    tmp_path: Path, s3_bucket: S3Bucket
+) -> None:
+    client = s3_bucket.server.client()
+    client.put_object(Bucket=s3_bucket.name, Key="jobs/default/other/chk-7-1.1-0/_metadata", Body=b'{"version": 99}')
+    folder = job_with(tmp_path, s3_bucket.storage("jobs"))
+
+    nowhere = f"{s3_bucket.uri}/jobs/nothing/here"
+    output = refused(folder, "--restore-from", nowhere)
+    assert nowhere in output
+    assert "is neither a job's folder" in output
+
+    newer = f"{s3_bucket.uri}/jobs/default/other/chk-7-1.1-0"
+    output = refused(folder, "--restore-from", newer)
+    assert newer in output
+    assert "has format version 99" in output
+    assert "upgrade Checkdam" in output
 
 
 def test_storage_that_cannot_be_used_is_said_before_anything_starts(tmp_path: Path, s3_bucket: S3Bucket) -> None:
