@@ -19,6 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import psutil
 import typer
 from rich.console import Console
 from suite import state_worker as work
@@ -27,8 +28,8 @@ from suite.peers import Peers
 from suite.probes import quantile
 from suite.report import Row, machine, show, write_markdown
 from suite.scenarios import FAR_AWAY, SCENARIOS, Contestant
-from suite.state_worker import Site, Taken
-from suite.systems import Place, measure
+from suite.state_worker import Site, Spent, Taken
+from suite.systems import Figure, Place, measure
 
 BENCH = Path(__file__).resolve().parent
 BUILD = BENCH.parent / "build"
@@ -36,7 +37,9 @@ BUILD = BENCH.parent / "build"
 WORKERS = 2
 RESCALED = 3
 PAUSES = 100
-INCREMENTS = 10
+INCREMENTS = 30
+"""So many that caches overflow, and RocksDB merges files, within them."""
+
 TOUCHED = 0.01
 JOBS = ("rocksdb-zipf", "rocksdb-uniform")
 
@@ -54,6 +57,11 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     with s3(folder) as server:
         os.environ.update(server.environment(), AWS_ENDPOINT_URL=server.endpoint)
         yield server
+
+
+def together(spent: list[Spent]) -> Spent:
+    """What something cost that several workers did at the same time."""
+    return Spent(max(each.wall_s for each in spent), sum(each.cpu_s for each in spent))
 
 
 class Team:
@@ -114,26 +122,26 @@ class Bench:
             self._empty("checkpoints/")
             self._team.all(work.open_filled, lambda index: (self._site, index, WORKERS))
             self._stored = self._team.all(work.take, lambda index, n=number: (self._site, index, n, -1))
-            ours.append(max(taken.whole_s for taken in self._stored))
+            ours.append(together([taken.whole for taken in self._stored]))
             self._empty("bare/")
-            bare.append(max(self._team.all(work.move_up, lambda index: (self._site, index, "bare"))))
-            self._say(f"full checkpoint, run {number}: {ours[-1]:.2f} s, boto3 alone {bare[-1]:.2f} s")
+            bare.append(together(self._team.all(work.move_up, lambda index: (self._site, index, "bare"))))
+            self._say(f"full checkpoint, run {number}: {ours[-1].wall_s:.2f} s, boto3 alone {bare[-1].wall_s:.2f} s")
         self._compare("full checkpoint: freeze, hash, upload", ours, bare, "boto3 alone", 0.8)
 
     def _restore(self) -> None:
         ours, bare = [], []
         for number in range(1, self._runs + 1):
             ours.append(self._restored(self._team, WORKERS))
-            bare.append(max(self._team.all(work.move_down, lambda index: (self._site, index, "bare"))))
-            self._say(f"full restore, run {number}: {ours[-1]:.2f} s, boto3 alone {bare[-1]:.2f} s")
+            bare.append(together(self._team.all(work.move_down, lambda index: (self._site, index, "bare"))))
+            self._say(f"full restore, run {number}: {ours[-1].wall_s:.2f} s, boto3 alone {bare[-1].wall_s:.2f} s")
         self._compare("full restore: download, verify, open, read", ours, bare, "boto3 alone", 0.8)
         self._empty("bare/")
 
     def _rescale(self) -> None:
         plain, moved = [], []
         for number in range(1, self._runs + 1):
-            plain.append(self._restored(self._team, WORKERS))
-            moved.append(self._restored(self._more, RESCALED))
+            plain.append(self._restored(self._team, WORKERS).wall_s)
+            moved.append(self._restored(self._more, RESCALED).wall_s)
             self._say(f"rescale, run {number}: {moved[-1]:.2f} s, plain restore {plain[-1]:.2f} s")
         ratio = statistics.median(moved) / statistics.median(plain)
         self.rows.append(
@@ -148,26 +156,25 @@ class Bench:
             )
         )
 
-    def _restored(self, team: Team, parallelism: int) -> float:
+    def _restored(self, team: Team, parallelism: int) -> Spent:
         taken = [t.snapshot for t in self._stored]
         groups = [work.key_group_range(work.KEY_GROUPS, parallelism, index) for index in range(parallelism)]
         parts = [
             [s for s in taken if s.key_groups and s.key_groups[0] < owned.stop and owned.start < s.key_groups[1]]
             for owned in groups
         ]
-        return max(team.all(work.restore, lambda index: (self._site, index, parallelism, parts[index]), local=False))
+        return together(
+            team.all(work.restore, lambda index: (self._site, index, parallelism, parts[index]), local=False)
+        )
 
     def _recover_locally(self) -> None:
         times = []
         for number in range(1, self._runs + 1):
             taken = [t.snapshot for t in self._stored]
-            times.append(
-                max(
-                    self._team.all(
-                        work.restore, lambda index, t=taken: (self._site, index, WORKERS, [t[index]]), local=True
-                    )
-                )
+            spent = self._team.all(
+                work.restore, lambda index, t=taken: (self._site, index, WORKERS, [t[index]]), local=True
             )
+            times.append(together(spent).wall_s)
             self._say(f"local restore, run {number}: {times[-1]:.2f} s")
         found = statistics.median(times)
         self.rows.append(
@@ -184,7 +191,7 @@ class Bench:
             self._team.all(work.touch, lambda index, n=number: (TOUCHED, n * WORKERS + index))
             taken = self._team.all(work.take, lambda index, n=number: (self._site, index, n, n - 1))
             shares.append(sum(t.new_bytes for t in taken) / full_bytes)
-            seconds.append(max(t.whole_s for t in taken))
+            seconds.append(max(t.whole.wall_s for t in taken))
         found = statistics.median(shares)
         self._say(f"increments: {', '.join(f'{share:.1%}' for share in shares)}")
         self.rows.append(
@@ -198,7 +205,8 @@ class Bench:
             )
         )
         self.notes.append(
-            f"Incremental checkpoints: the largest of {len(shares)} uploaded {max(shares):.1%} of the bytes."
+            f"Incremental checkpoints: {len(shares)} in a row uploaded {statistics.mean(shares):.1%} of the bytes on average, the "
+            f"largest {max(shares):.1%}, when RocksDB had merged files."
         )
 
     def _pauses(self) -> None:
@@ -215,8 +223,9 @@ class Bench:
             f"{statistics.median(pauses) * 1000:.1f} ms, longest {max(pauses) * 1000:.1f} ms."
         )
 
-    def _compare(self, what: str, ours: list[float], theirs: list[float], beside: str, target: float) -> None:
-        own, other = statistics.median(ours), statistics.median(theirs)
+    def _compare(self, what: str, ours: list[Spent], theirs: list[Spent], beside: str, target: float) -> None:
+        own, other = (statistics.median(each.wall_s for each in spent) for spent in (ours, theirs))
+        own_cpu, other_cpu = (statistics.median(each.cpu_s for each in spent) for spent in (ours, theirs))
         self.rows.append(
             Row(
                 what,
@@ -226,6 +235,7 @@ class Bench:
                 f"{other / own:.2f}",
                 f"≥ {target:g}",
                 other / own >= target,
+                f"{other_cpu / own_cpu:.2f}",
             )
         )
 
@@ -242,35 +252,63 @@ class Bench:
         self._console.print(text, highlight=False)
 
 
-def throughput(bucket: S3Bucket, build: Path, runs: int, quick: bool, console: Console) -> list[Row]:
-    """Whole jobs on rocksdb: with an incremental checkpoint to S3 each second, and without any."""
-    rows = []
+PLACES = {"S3": "1s", "a local folder": "1s", "": FAR_AWAY}
+"""Where checkpoints go, and how often."""
+
+
+def throughput(bucket: S3Bucket, build: Path, runs: int, quick: bool, console: Console) -> tuple[list[Row], list[str]]:
+    """Whole jobs on rocksdb: with an incremental checkpoint each second, to S3 and to a local folder, and without any."""
+    rows, notes = [], []
     for scenario in (scenario for scenario in SCENARIOS if scenario.name in JOBS):
         lines = scenario.contestants[0].lines // (40 if quick else 1)
         lines -= lines % PARTS
         data = data_set(build / "bench-data", scenario.data, lines)
-        figures: dict[str, list[float]] = {"1s": [], FAR_AWAY: []}
+        figures: dict[str, list[Figure]] = {place: [] for place in PLACES}
+        server_s = []
         for number in range(runs):
-            for interval, found in figures.items():
-                place = Place(build / "bench-run", f"{bucket.uri}/{scenario.name}-{number}-{interval}")
+            for where, interval in PLACES.items():
+                uri = f"{bucket.uri}/{scenario.name}-{number}" if where == "S3" else ""
                 contestant = Contestant("checkdam", lines, "Checkdam", interval=interval)
-                found.append(measure(scenario, contestant, data, lines, place, Peers("", None, {})).per_second)
+                before_s = server_cpu_s()
+                place = Place(build / "bench-run", uri)
+                figures[where].append(measure(scenario, contestant, data, lines, place, Peers("", None, {})))
+                if where == "S3":
+                    server_s.append(server_cpu_s() - before_s)
+                found = figures[where][-1]
                 console.print(
-                    f"{scenario.name}, checkpoints each {interval}: {found[-1]:,.0f} records/s", highlight=False
+                    f"{scenario.name}, checkpoints each {interval} to {where or 'nowhere'}: {found.per_second:,.0f} records/s, "
+                    f"{found.cpu_us:.2f} µs of CPU each",
+                    highlight=False,
                 )
-        own, other = statistics.median(figures["1s"]), statistics.median(figures[FAR_AWAY])
-        rows.append(
-            Row(
-                f"{scenario.title}, a checkpoint to S3 each second",
-                f"{own:,.0f}/s",
-                "without checkpoints",
-                f"{other:,.0f}/s",
-                f"{own / other:.2f}",
-                "≥ 0.9",
-                own / other >= 0.9,
-            )
+        rows += [_cost(scenario.title, where, figures[where], figures[""]) for where in PLACES if where]
+        records = lines * scenario.records_per_line
+        notes.append(
+            f"{scenario.title}: of processor time a record took {statistics.median(f.cpu_us for f in figures['S3']):.2f} µs in all "
+            f"processes of the job, and {statistics.median(server_s) / records * 1e6:.2f} µs in the S3 server on the same cores."
         )
-    return rows
+    return rows, notes
+
+
+def _cost(title: str, where: str, ours: list[Figure], without: list[Figure]) -> Row:
+    own, other = (statistics.median(figure.per_second for figure in figures) for figures in (ours, without))
+    own_cpu, other_cpu = (statistics.median(figure.cpu_us for figure in figures) for figures in (ours, without))
+    return Row(
+        f"{title}, a checkpoint to {where} each second",
+        f"{own:,.0f}/s",
+        "without checkpoints",
+        f"{other:,.0f}/s",
+        f"{own / other:.2f}",
+        "≥ 0.9",
+        own / other >= 0.9,
+        f"{other_cpu / own_cpu:.2f}",
+    )
+
+
+def server_cpu_s() -> float:
+    """Processor time of the S3 servers that this process has started."""
+    below = psutil.Process().children(recursive=True)
+    times = [process.cpu_times() for process in below if process.name() == "versitygw"]
+    return sum(each.user + each.system for each in times)
 
 
 def main(
@@ -292,7 +330,7 @@ def main(
         site = Site(folder, bucket.name, server.endpoint, (mib << 20) // work.VALUE_BYTES)
         bench = Bench(site, bucket, runs, quick, console)
         bench.run()
-        rows = bench.rows + (throughput(bucket, build, runs, quick, console) if jobs else [])
+        rows, job_notes = throughput(bucket, build, runs, quick, console) if jobs else ([], [])
     shutil.rmtree(folder)
     notes = [
         machine({}),
@@ -300,8 +338,11 @@ def main(
         f"this machine as the S3 server; {work.TRANSFERS} transfers at a time in each worker, with Checkdam and with boto3 alone, "
         f"which only moves the same files; medians of {runs}.",
         *bench.notes,
+        *job_notes,
+        "Ratio by CPU time: the processor time of what it is compared with, divided by that of Checkdam, of all processes but the server.",
         f"The whole took {time.monotonic() - began:.0f} s.",
     ]
+    rows = bench.rows + rows
     show(rows, notes, console)
     if not quick and jobs:
         write_markdown(rows, notes, BENCH / "state-results.md", "make bench-state")

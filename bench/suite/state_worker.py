@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import shutil
 import sys
 import tempfile
@@ -73,11 +74,34 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What something cost a worker: time, and the processor time of its process and the children that it waited for."""
+
+    wall_s: float
+    cpu_s: float
+
+
+class _Clock:
+    """Runs from when it is made."""
+
+    def __init__(self) -> None:
+        self._began_s, self._cpu_s = time.perf_counter(), _cpu_s()
+
+    def spent(self) -> Spent:
+        return Spent(time.perf_counter() - self._began_s, _cpu_s() - self._cpu_s)
+
+
+def _cpu_s() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+@dataclass(frozen=True)
 class Taken:
-    """A checkpoint of one worker: what the task thread and the whole of it took, and what it is."""
+    """A checkpoint of one worker: how long the task thread stood still, what the whole of it cost, and what it is."""
 
     pause_s: float
-    whole_s: float
+    whole: Spent
     new_bytes: int
     snapshot: SubtaskSnapshot
 
@@ -137,12 +161,12 @@ def take(site: Site, index: int, checkpoint: int, base: int) -> Taken:
     assert files is not None
     directory = _new_folder(site, index)
     trigger = Trigger(AttemptId(1, 1), checkpoint, f"chk-{checkpoint}-1.1-0", base)
-    began = time.perf_counter()
+    clock = _Clock()
     files.begin(trigger)
     writer = backend.snapshot(directory)
-    paused = time.perf_counter()
+    pause_s = clock.spent().wall_s
     handles = files.store(trigger, f"{STAGE}-{index}/", writer.finish(), threading.Event())
-    ended = time.perf_counter()
+    whole = clock.spent()
     groups = backend.key_groups
     snapshot = SubtaskSnapshot(STAGE, index, (groups.start, groups.stop), files=handles)
     files.acknowledge(trigger, [snapshot])
@@ -151,7 +175,7 @@ def take(site: Site, index: int, checkpoint: int, base: int) -> Taken:
     new_bytes = sum(handle.size_bytes for handle in handles if handle.path not in _held.named.get(base, ()))
     _held.named = {checkpoint: {handle.path for handle in handles if handle.path}}
     shutil.rmtree(directory)
-    return Taken(paused - began, ended - began, new_bytes, snapshot)
+    return Taken(pause_s, whole, new_bytes, snapshot)
 
 
 def touch(share: float, seed: int) -> int:
@@ -182,21 +206,21 @@ def freeze(site: Site, index: int) -> float:
     return paused
 
 
-def restore(site: Site, index: int, parallelism: int, part: list[SubtaskSnapshot], *, local: bool) -> float:
-    """Restore a worker from storage, or from local files where they are wanted; returns how long it took."""
+def restore(site: Site, index: int, parallelism: int, part: list[SubtaskSnapshot], *, local: bool) -> Spent:
+    """Restore a worker from storage, or from local files where they are wanted; returns what it cost."""
     sys.setswitchinterval(RESTORING_SWITCH_INTERVAL_S)
     _close()
     groups = key_group_range(KEY_GROUPS, parallelism, index)
     folder = _new_folder(site, index)
     expected = [key for key in range(0, site.entries, site.entries // 512) if key_group(key, KEY_GROUPS) in groups]
-    began = time.perf_counter()
+    clock = _Clock()
     kept = open_local_files(_local(site, index), "bench", "bench") if local else None
     files = CheckpointFiles(site.storage(), transfers=Transfers(TRANSFERS), local=kept)
     backend = _backend(folder / "database", index, parallelism)
     stored = [FetchedSnapshot(s, folder / f"restore-{s.subtask}", files.fetch) for s in part]
     backend.restore(stored)
     found = backend.table(_SPEC).cells(0, expected)
-    took = time.perf_counter() - began
+    took = clock.spent()
     assert all(len(found[key]) == VALUE_BYTES for key in expected), "the restored state lacks entries"
     assert not (local and files.fetched_bytes), "a file was fetched although it is here"
     backend.close()
@@ -206,31 +230,31 @@ def restore(site: Site, index: int, parallelism: int, part: list[SubtaskSnapshot
     return took
 
 
-def move_up(site: Site, index: int, prefix: str) -> float:
-    """Upload the files that `fill` has left by boto3's transfer manager alone; returns how long it took."""
+def move_up(site: Site, index: int, prefix: str) -> Spent:
+    """Upload the files that `fill` has left by boto3's transfer manager alone; returns what it cost."""
     root = site.folder / f"filled-{index}" / "snapshot"
     paths = [path for path in root.rglob("*") if path.is_file()]
-    began = time.perf_counter()
+    clock = _Clock()
     manager = _bare(site)
     for upload in [manager.upload(str(p), site.bucket, f"{prefix}/{index}/{p.relative_to(root)}") for p in paths]:
         upload.result()
-    took = time.perf_counter() - began
+    took = clock.spent()
     manager.shutdown()
     return took
 
 
-def move_down(site: Site, index: int, prefix: str) -> float:
-    """Download what `move_up` has stored, by boto3's transfer manager alone; returns how long it took."""
+def move_down(site: Site, index: int, prefix: str) -> Spent:
+    """Download what `move_up` has stored, by boto3's transfer manager alone; returns what it cost."""
     client = _client(site)
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=site.bucket, Prefix=f"{prefix}/{index}/")
     keys = [found["Key"] for page in pages for found in page.get("Contents", ())]
     folder = _new_folder(site, index)
-    began = time.perf_counter()
+    clock = _Clock()
     manager = _bare(site)
     downloads = [manager.download(site.bucket, key, str(folder / str(n))) for n, key in enumerate(keys)]
     for download in downloads:
         download.result()
-    took = time.perf_counter() - began
+    took = clock.spent()
     manager.shutdown()
     shutil.rmtree(folder)
     return took
