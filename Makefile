@@ -9,10 +9,10 @@ ROOTS  := runtime $(if $(wildcard operator/*/*.py),operator) e2e
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format parts parts-kubernetes kubernetes unit faults soak bench bench-state bench-memory crds manifests docs-reference locks clean
+.PHONY: help install demo test lint format parts parts-kubernetes kubernetes unit e2e e2e-up e2e-down faults soak bench bench-state bench-memory bench-operator crds manifests docs-reference locks clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP) ## create the environment and install the project with all extras
 
@@ -49,6 +49,15 @@ kubernetes: parts-kubernetes ## serve the Kubernetes API, with nodes that run no
 unit: parts ## the tests alone
 	$(BIN)/pytest -n 2 $(ARGS)
 
+e2e: $(STAMP) ## tests against a Kubernetes with real pods: kind with Docker, else one of our own (root, Debian, Go)
+	$(BIN)/python e2e/run.py $(ARGS)
+
+e2e-up: $(STAMP) ## bring that Kubernetes up, to stay, or bring it to the current code
+	@PYTHONPATH=e2e $(BIN)/python -m cluster up
+
+e2e-down: $(STAMP) ## remove it
+	@PYTHONPATH=e2e $(BIN)/python -m cluster down
+
 faults: $(STAMP) ## kill processes and break storage at random moments, 96 seeded runs
 	$(BIN)/python tests/faults/run.py $(ARGS)
 
@@ -64,6 +73,9 @@ bench-state: $(STAMP) ## measure storing, restoring and moving state, on a real 
 bench-memory: $(STAMP) ## measure whether RocksDB state of 5 GiB stays within 256 MiB of memory
 	$(BIN)/python bench/state_memory.py
 	$(BIN)/python bench/job_memory.py
+
+bench-operator: parts-kubernetes ## measure the operator with 1,000 jobs, on a real API server
+	$(BIN)/python bench/operator_scale.py $(ARGS)
 
 crds: $(STAMP) ## make the CustomResourceDefinitions from the models
 	$(BIN)/python -m checkdam.spec.crd crds

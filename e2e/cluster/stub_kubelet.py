@@ -54,6 +54,7 @@ class Behaviour:
         ready: Otherwise it runs, but never is Ready.
         start_s: From its creation until it runs.
         termination_s: From its deletion until it is gone; `None` is never, as on a node that is lost.
+        ip: Its address; empty for one of the loopback that nobody else uses.
     """
 
     schedulable: bool = True
@@ -61,6 +62,7 @@ class Behaviour:
     ready: bool = True
     start_s: float = 0.0
     termination_s: float | None = 0.0
+    ip: str = ""
 
 
 @asynccontextmanager
@@ -191,10 +193,11 @@ class StubKubelet:
             binding = {"target": {"kind": "Node", "name": NODE}, "metadata": _identity(pod)}
             if not await self._send("POST", f"{_path(pod)}/binding", binding):
                 return
+        ip = behaviour.ip or self._address()
         if not behaviour.pullable:
-            await self._write(pod, image_pull_error(pod, _now(), self._address()))
+            await self._write(pod, image_pull_error(pod, _now(), ip))
         else:
-            await self._write(pod, running(pod, _now(), self._address(), behaviour.ready))
+            await self._write(pod, running(pod, _now(), ip, behaviour.ready))
 
     async def _end(self, pod: Pod) -> None:
         termination_s = self.behaviour(pod).termination_s
