@@ -123,6 +123,18 @@ def test_a_worker_that_has_just_broken_off_is_given_a_moment() -> None:
     assert decide(situation).again_ms == NOW_MS + 2_000
 
 
+def test_a_worker_whose_container_was_started_again_may_import_again() -> None:
+    lost = [WorkerReport(0, True, worker(0).name + "/a"), WorkerReport(1, False, worker(1).name + "/b")]
+    situation = with_report(running(), state="RESTARTING", workers=lost, workers_connected=1)
+    situation = with_coordinator(situation, missing_since_ms={1: NOW_MS - 9_500})
+    in_that_second = NOW_MS - 10_000
+
+    restarted = with_pod(situation, worker(1), restart_count=1, running_since_ms=in_that_second)
+
+    assert _created(restarted) == []
+    assert [action.cause for action in _created(situation)] == ["Lost"]
+
+
 def test_a_worker_that_imports_for_a_minute_is_not_replaced() -> None:
     starting = worker(1, created_ms=NOW_MS - 62_000, running_since_ms=NOW_MS - 60_000)
     situation = with_pod(

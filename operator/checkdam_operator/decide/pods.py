@@ -26,7 +26,7 @@ LONGEST_PAUSE_MS: Final = 300_000
 """The pause between replacements doubles from the first to the longest, which is the kubelet's own for containers."""
 
 CONNECT_PATIENCE_MS: Final = 120_000
-"""How long after its container has started a worker may take to connect for the first time: it imports the user's modules."""
+"""How long after its container has started, for the first time or again, a worker may take to connect: it imports the user's modules."""
 
 MISSING_PATIENCE_MS: Final = 3_000
 """How long a worker that was connected may be missing while its container runs. A supervisor whose connection broke connects again
@@ -150,8 +150,11 @@ def _silent_since(pod: Pod, coordinator: CoordinatorSeen) -> tuple[int | None, i
     missing_ms = coordinator.missing_since_ms.get(pod.slot.index)
     if missing_ms is None:
         return None, 0
+    # Of a container that was started after the worker was gone nothing was heard yet. Kubernetes cuts times off to whole seconds.
+    started_since = started_ms + 999 >= missing_ms
     was_connected = any(worker.index == pod.slot.index and worker.pod_name == pod.name for worker in report.workers)
-    return max(started_ms, missing_ms), MISSING_PATIENCE_MS if was_connected else CONNECT_PATIENCE_MS
+    is_silent = was_connected and not started_since
+    return max(started_ms, missing_ms), MISSING_PATIENCE_MS if is_silent else CONNECT_PATIENCE_MS
 
 
 def _replacement(slot: Slot, pods: list[Pod], faults: dict[str, str], now_ms: int) -> tuple[CreatePod | None, int]:
