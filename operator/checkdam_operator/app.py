@@ -136,7 +136,7 @@ class _Operator:
             await load_configuration(settings.kubeconfig), timeout_s=LeaseTimes().request_timeout_s, read_retry_s=()
         )
         stack.push_async_callback(lease_cluster.close)
-        api = HttpCoordinatorApi()
+        api = HttpCoordinatorApi(metrics)
         stack.push_async_callback(api.close)
         made.append(cls(settings, cluster, lease_cluster, api, metrics))
         return made[0]

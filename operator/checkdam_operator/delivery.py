@@ -12,7 +12,7 @@ from checkdam_operator.freshness import Freshness
 from checkdam_operator.indexes import JOBS_BY_SAVEPOINT, WATCHED, job_of
 from checkdam_operator.kube.kinds import SAVEPOINT, Kind
 from checkdam_operator.kube.protocol import Object
-from checkdam_operator.metrics import CACHE_OBJECTS, RESYNC_FOUND, WATCH_EVENTS, OperatorMetrics
+from checkdam_operator.metrics import CACHE_OBJECTS, RESYNC_FOUND, WATCH_EVENTS, WATCH_STALE, OperatorMetrics
 from checkdam_operator.queue import WorkQueue
 
 
@@ -74,5 +74,6 @@ class Delivery:
                 self._queue.add(key_of(restoring))
 
     def _show(self) -> None:
+        self._metrics.set(WATCH_STALE, float(bool(self._freshness.problem())))
         for kind in WATCHED:
             self._metrics.set(CACHE_OBJECTS, self._cache.count(kind), kind.plural)

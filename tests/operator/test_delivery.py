@@ -106,5 +106,7 @@ def test_the_watch_is_dead_when_a_list_knows_more_for_long(namespaces: tuple[str
     office.delivery.listed(POD, scope, [pod(9)], "10")
     office.time.now += PATIENCE_S + 1
     assert office.freshness.problem()
+    assert "checkdam_operator_watch_stale 1.0" in office.metrics.render().decode()
     office.delivery.watched(POD, pod(9), deleted=False)
+    assert "checkdam_operator_watch_stale 0.0" in office.metrics.render().decode()
     assert office.freshness.problem() == ""

@@ -9,6 +9,7 @@ import aiohttp
 import msgspec
 
 from checkdam.core.errors import CheckdamError
+from checkdam_operator.metrics import COORDINATOR_REQUESTS, OperatorMetrics
 
 CONNECT_TIMEOUT_S: Final = 2.0
 ANSWER_TIMEOUT_S: Final = 5.0
@@ -76,9 +77,14 @@ class CoordinatorApi(Protocol):
 
 
 class HttpCoordinatorApi:
-    """Asks coordinators over HTTP. To be made within the event loop that uses it, and closed."""
+    """Asks coordinators over HTTP. To be made within the event loop that uses it, and closed.
 
-    def __init__(self) -> None:
+    Args:
+        metrics: Counts requests.
+    """
+
+    def __init__(self, metrics: OperatorMetrics | None = None) -> None:
+        self._metrics = metrics or OperatorMetrics()
         connector = aiohttp.TCPConnector(limit=MOST_CONNECTIONS, keepalive_timeout=60.0)
         self._session = aiohttp.ClientSession(connector=connector)
 
@@ -91,16 +97,20 @@ class HttpCoordinatorApi:
         timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S + wait_s, connect=CONNECT_TIMEOUT_S)
         headers = {"Authorization": f"Bearer {address.token}"}
         data = None if body is None else msgspec.json.encode(body)
+        code = "0"
         try:
             async with self._session.request(
                 method, address.url + path, data=data, headers=headers, timeout=timeout, allow_redirects=False
             ) as answer:
                 content = await answer.read()
                 status = answer.status
+                code = str(status)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise CoordinatorUnreachableError(
                 f"{address.host} does not answer: {error or type(error).__name__}"
             ) from error
+        finally:
+            self._metrics.count(COORDINATOR_REQUESTS, _operation(method, path), code)
         try:
             decoded = msgspec.json.decode(content)
         except msgspec.DecodeError as error:
@@ -109,3 +119,8 @@ class HttpCoordinatorApi:
             problem = decoded.get("error", "") if isinstance(decoded, dict) else ""
             raise CoordinatorRefusedError(status, str(problem) or f"status {status}")
         return decoded
+
+
+def _operation(method: str, path: str) -> str:
+    """What a request does, without what tells one request of the kind from another: `GET /v1/savepoints`."""
+    return f"{method} {'/'.join(path.partition('?')[0].split('/')[:3])}"

@@ -42,7 +42,7 @@ from checkdam_operator.kube.kinds import (
     Kind,
 )
 from checkdam_operator.kube.protocol import Cluster, Object
-from checkdam_operator.metrics import CHECKPOINT_TRIGGERS, PODS_CREATED, PODS_DELETED, OperatorMetrics
+from checkdam_operator.metrics import CHECKPOINT_TRIGGERS, PODS_CREATED, PODS_DELETED, SAVEPOINTS, OperatorMetrics
 from checkdam_operator.observed import Job, Situation
 from checkdam_operator.reconcile.memory import JobMemory, Manifest
 from checkdam_operator.reconcile.seeing import SCHEDULED_LABEL
@@ -134,8 +134,7 @@ class Hands:
                 memory.deleted_pods.add(uid)
                 self._metrics.count(PODS_DELETED, cause)
             case TriggerCheckpoint(after):
-                await self._coordinators.trigger_checkpoint(job.uid, after)
-                self._metrics.count(CHECKPOINT_TRIGGERS, "ok")
+                await self._trigger_checkpoint(job, after)
             case RequestSavepoint(request, stop):
                 self._coordinators.request_savepoint(job.uid, request, stop=stop)
             case RequestStop(checkpoint):
@@ -148,6 +147,14 @@ class Hands:
                 await self._cluster.delete(SAVEPOINT, job.namespace, name, uid=uid)
             case WriteSavepointStatus(name, version, status):
                 await self.write_savepoint_status(job.namespace, name, version, status)
+
+    async def _trigger_checkpoint(self, job: Job, after: int) -> None:
+        result = "error"
+        try:
+            await self._coordinators.trigger_checkpoint(job.uid, after)
+            result = "ok"
+        finally:
+            self._metrics.count(CHECKPOINT_TRIGGERS, result)
 
     async def write_savepoint_status(self, namespace: str, name: str, version: str, status: SavepointStatus) -> None:
         """Write the whole status of the very version of a Savepoint resource that was decided on; that it is gone does not matter.
@@ -170,6 +177,8 @@ class Hands:
             self._cache.put(SAVEPOINT, await self._cluster.get(SAVEPOINT, namespace, name))
             raise
         self._cache.put(SAVEPOINT, written)
+        if status.state in ("Completed", "Failed"):
+            self._metrics.count(SAVEPOINTS, status.state.lower())
 
     async def token(self, job: Job, memory: JobMemory) -> str:
         """The token of the coordinator's API; makes the Secret that it is in where there is none.
