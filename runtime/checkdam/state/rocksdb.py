@@ -179,6 +179,10 @@ class RocksDbBackend:
         formats = [BLOCKS_FORMAT, ROCKSDB_FORMAT]
         parts = open_parts(snapshots, self.key_groups, self.max_parallelism, formats)
         for part in parts:
+            if part.whole:
+                # All at once, since one after the other they would leave transfers idle.
+                part.snapshot.fetch([handle.name for handle in part.snapshot.files])
+        for part in parts:
             self._restored.add(part)
         databases = [part for part in parts if part.record.format == ROCKSDB_FORMAT]
         restore_databases(databases, self._directory / DATABASE_FOLDER, self._store)
