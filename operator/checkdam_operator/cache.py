@@ -12,13 +12,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from checkdam_operator.kube.kinds import Kind
 from checkdam_operator.kube.protocol import Object
 
 Key = tuple[str, str]
 """Namespace and name."""
+
+T = TypeVar("T")
 
 TOMBSTONE_S: Final = 900.0
 """How long a deleted object is remembered: longer than any event or list is late (a watch goes on after outages of minutes; lists are made every few)."""
@@ -59,6 +61,7 @@ class _Shelf:
     """The objects of one kind."""
 
     held: dict[Key, Object] = field(default_factory=dict)
+    read: dict[Key, Any] = field(default_factory=dict)
     tombs: dict[Key, tuple[int, float]] = field(default_factory=dict)
 
 
@@ -90,6 +93,22 @@ class ObjectCache:
         held = self._shelf(index.kind).held
         return [held[key] for key in sorted(self._indexes[index].get(value, ()))]
 
+    def read(self, kind: Kind, body: Object, reader: Callable[[Object], T]) -> T:
+        """What an object says; an object that is held is read once for as long as it stays the same.
+
+        Args:
+            kind: Of what kind.
+            body: An object that `get`, `all` or `find` has handed out.
+            reader: Reads it; always the same one for a kind.
+        """
+        shelf, key = self._shelf(kind), key_of(body)
+        if shelf.held.get(key) is not body:
+            return reader(body)
+        if key not in shelf.read:
+            shelf.read[key] = reader(body)
+        said: T = shelf.read[key]
+        return said
+
     def values(self, index: Index) -> Iterator[Hashable]:
         """All values by which an index finds something."""
         yield from list(self._indexes[index])
@@ -113,6 +132,7 @@ class ObjectCache:
         self._unindex(kind, key, held)
         slim = _without_managed_fields(body)
         shelf.held[key] = slim
+        shelf.read.pop(key, None)
         for index, found in self._indexes.items():
             if index.kind == kind and (value := index.value(slim)) is not None:
                 found.setdefault(value, set()).add(key)
@@ -173,6 +193,7 @@ class ObjectCache:
             del shelf.tombs[oldest]
         shelf.tombs[key] = (max(version, earlier), now + TOMBSTONE_S)
         self._unindex(kind, key, held)
+        shelf.read.pop(key, None)
         return shelf.held.pop(key, None) is not None
 
     def _unindex(self, kind: Kind, key: Key, held: Object | None) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from manual_time import ManualTime
 
-from checkdam_operator.cache import TOMBSTONE_S, Index, ObjectCache
+from checkdam_operator.cache import TOMBSTONE_S, Index, ObjectCache, version_of
 from checkdam_operator.kube.kinds import POD, SERVICE
 
 BY_COLOUR = Index(POD, "colour", lambda body: body["metadata"].get("labels", {}).get("colour"))
@@ -138,3 +138,32 @@ def test_whatever_the_order_of_events_the_last_state_remains(order: list[int], d
         else:
             cache.put(POD, pod("p", number))
     assert version(cache, "p") == ("" if deleted_at == 7 else "7")
+
+
+def test_an_object_is_read_once_for_each_of_its_versions(cache: ObjectCache) -> None:
+    read: list[str] = []
+
+    def reader(body: dict[str, Any]) -> str:
+        read.append(body["metadata"]["resourceVersion"])
+        return read[-1]
+
+    def said() -> list[str]:
+        return [cache.read(POD, body, reader) for body in cache.all(POD)]
+
+    cache.put(POD, pod("p", 10))
+    assert said() == said() == ["10"]
+    cache.put(POD, pod("p", 11))
+    assert said() == said() == ["11"]
+    cache.remove(POD, pod("p", 12))
+    cache.put(POD, pod("p", 13))
+    assert said() == ["13"]
+    assert read == ["10", "11", "13"]
+
+
+def test_an_object_that_is_held_no_more_is_read_as_it_was(cache: ObjectCache) -> None:
+    cache.put(POD, pod("p", 10))
+    [before] = cache.all(POD)
+    cache.put(POD, pod("p", 11))
+    assert cache.read(POD, before, version_of) == 10
+    [now] = cache.all(POD)
+    assert cache.read(POD, now, version_of) == 11

@@ -10,8 +10,8 @@ from checkdam_operator.cache import ObjectCache
 from checkdam_operator.coordinators.watch import Coordinators
 from checkdam_operator.indexes import PODS_BY_JOB_UID, SAVEPOINTS_BY_JOB
 from checkdam_operator.kube.errors import NotFoundError
-from checkdam_operator.kube.kinds import CONFIG_MAP, SAVEPOINT, STREAM_JOB
-from checkdam_operator.kube.protocol import Cluster
+from checkdam_operator.kube.kinds import CONFIG_MAP, POD, SAVEPOINT, STREAM_JOB
+from checkdam_operator.kube.protocol import Cluster, Object
 from checkdam_operator.observed import Job, Pod, SavepointSeen, Situation, job_of, pod_of, savepoint_of
 from checkdam_operator.reconcile.memory import JobMemory, Manifest
 from checkdam_operator.resources.config import deployed_image, deployed_job
@@ -39,16 +39,17 @@ class Eyes:
     def job(self, namespace: str, name: str) -> Job | None:
         """The StreamJob, if there is one."""
         body = self._cache.get(STREAM_JOB, namespace, name)
-        return job_of(body) if body is not None else None
+        return self._cache.read(STREAM_JOB, body, job_of) if body is not None else None
 
     def pods(self, job_uid: str) -> tuple[Pod, ...]:
         """All pods of a job."""
-        found = (pod_of(body) for body in self._cache.find(PODS_BY_JOB_UID, job_uid))
+        found = (self._cache.read(POD, body, pod_of) for body in self._cache.find(PODS_BY_JOB_UID, job_uid))
         return tuple(pod for pod in found if pod is not None)
 
     def savepoints(self, namespace: str, name: str) -> tuple[SavepointSeen, ...]:
         """The Savepoint resources that name a job."""
-        found = (savepoint_of(body, SCHEDULED_LABEL) for body in self._cache.find(SAVEPOINTS_BY_JOB, (namespace, name)))
+        bodies = self._cache.find(SAVEPOINTS_BY_JOB, (namespace, name))
+        found = (self._cache.read(SAVEPOINT, body, _savepoint_of) for body in bodies)
         return tuple(savepoint for savepoint in found if savepoint is not None)
 
     async def situation(self, job: Job, memory: JobMemory, now_ms: int) -> Situation:
@@ -95,4 +96,8 @@ class Eyes:
     def _restore_source(self, namespace: str, spec: StreamJob | None) -> SavepointSeen | None:
         name = spec.spec.restore_from if spec is not None else ""
         body = self._cache.get(SAVEPOINT, namespace, name) if name else None
-        return savepoint_of(body, SCHEDULED_LABEL) if body is not None else None
+        return self._cache.read(SAVEPOINT, body, _savepoint_of) if body is not None else None
+
+
+def _savepoint_of(body: Object) -> SavepointSeen | None:
+    return savepoint_of(body, SCHEDULED_LABEL)
