@@ -46,6 +46,19 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
+def anchors_of(page: Path) -> set[str]:
+    """What the headings of a page are linked by."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_sections_lead_to_one(page: Path) -> None:
+    links = [match for match in _LINK.finditer(page.read_text()) if match[2]]
+    sections = [(page.parent / match[1] if match[1] else page, match[2][1:]) for match in links]
+    assert [(str(found), anchor) for found, anchor in sections if anchor not in anchors_of(found)] == []
+
+
 def test_modules_that_the_architecture_names_exist() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_0-9]+\.py)`", text))
