@@ -429,11 +429,11 @@ async def started(found: list[Worker], attempt: int = 1) -> None:
 
 @asynccontextmanager
 async def process(
-    tmp_path: Path, fault: str = "", strike: str = "SIGKILL", interval: str = "20ms"
+    tmp_path: Path, fault: str = "", strike: str = "SIGKILL", interval: str = "20ms", **settings: Any
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, CoordinatorConfig]]:
     """A coordinator process, killed at the end of the block if it is still there."""
     job = job_of(tmp_path, checkpoint__interval=interval, runtime__heartbeatTimeout="500ms")
-    config = config_of(tmp_path, job)
+    config = config_of(tmp_path, job, **settings)
     path = Path(config.run_dir) / "config.json"
     path.write_bytes(msgspec.json.encode(config))
     script = Path(__file__).with_name("coordinator_process.py")

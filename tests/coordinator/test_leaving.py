@@ -11,14 +11,18 @@ import pytest
 from coordinator_kit import (
     Running,
     Worker,
+    connected,
     coordinator,
     ending_of,
     eventually,
     journal_kinds,
+    process,
+    published,
     started,
     workers,
 )
 
+from checkdam.coordinator.ending import OUTCOME_FILE
 from checkdam.wire.messages import Abort, Committed, Complete, Decline, Deploy, Drop, Leaving, Peers, Shutdown, Trigger
 
 
@@ -162,3 +166,23 @@ async def test_a_coordinator_that_has_ended_lingers_until_a_signal_comes(tmp_pat
         await running.until_state("FINISHED")
         await leave(running)
         assert await running.exit_code() == 0
+
+
+@pytest.mark.parametrize("reason", ["deadline", "second signal"])
+async def test_a_coordinator_whose_last_checkpoint_hangs_leaves_all_the_same(tmp_path: Path, reason: str) -> None:
+    patience_s = 0.3 if reason == "deadline" else 60.0
+    async with process(tmp_path, interval="1h", on_signal="leave", leave_patience_s=patience_s) as (child, config):
+        found = await connected(await published(config))
+        for worker in found:
+            worker.acks = False
+        await started(found)
+        child.send_signal(signal.SIGTERM)
+        await found[0].until(Trigger)
+        if reason == "second signal":
+            child.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(10):
+            assert await child.wait() == (0 if reason == "deadline" else 128 + signal.SIGTERM)
+        assert not (Path(config.run_dir) / OUTCOME_FILE).exists()
+        for worker in found:
+            await worker.close()
+    assert journal_kinds(tmp_path) == ["fence", "checkpoint"]

@@ -15,9 +15,8 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from checkdam.coordinator.attempt import Failure, Left, Phase
 from checkdam.coordinator.board import Board
@@ -29,7 +28,7 @@ from checkdam.coordinator.deployment import Deployment, Lasting
 from checkdam.coordinator.discovery import discover
 from checkdam.coordinator.housekeeping import keep_house
 from checkdam.coordinator.ledger import Base
-from checkdam.coordinator.outcome import Outcome, outcome_of
+from checkdam.coordinator.outcome import LEFT, Outcome, StopWish, outcome_of
 from checkdam.coordinator.records import Records
 from checkdam.coordinator.reservations import Reservations
 from checkdam.coordinator.restart import RestartPolicy
@@ -44,17 +43,8 @@ from checkdam.wire.messages import AttemptId, Leaving, Message, Shutdown, ToCoor
 _log = logging.getLogger(__name__)
 
 
-_LEFT: Final = Outcome("LEFT", "the coordinator has left; the job goes on from its last checkpoint under another one")
-
-
 class NotNowError(Exception):
     """The job is in no state in which the request could be followed; says in which."""
-
-
-@dataclass(frozen=True)
-class _StopWish:
-    checkpoint: bool
-    insist: bool
 
 
 class Job:
@@ -109,7 +99,7 @@ class Job:
         )
         self._current: Deployment | None = None
         self._ended: JobState | None = None
-        self._stop: _StopWish | None = None
+        self._stop: StopWish | None = None
         self._stop_problem = ""
         self._restored_from = ""
         self._workers_changed = asyncio.Event()
@@ -224,7 +214,7 @@ class Job:
         record = SavepointRecord(request or secrets.token_hex(8), stop, drain, self._clock.now_ms())
         self.savepoints.add(record)
         if stop:
-            self._stop, self._stop_problem = _StopWish(checkpoint=True, insist=False), ""
+            self._stop, self._stop_problem = StopWish(checkpoint=True, insist=False), ""
         self._current.request_savepoint(record)
         return record
 
@@ -238,7 +228,7 @@ class Job:
         """
         if self._ended is not None:
             return
-        self._stop = _StopWish(checkpoint, insist)
+        self._stop = StopWish(checkpoint, insist)
         self._stop_problem = ""
         current = self._current
         if checkpoint and current is not None and (current.running or not insist):
@@ -266,7 +256,7 @@ class Job:
         if self._current is not None and self._current.running:
             self._current.request_leave()
         elif not self._over.done():
-            self._over.set_result(_LEFT)
+            self._over.set_result(LEFT)
 
     # The life of the job
 
@@ -320,7 +310,7 @@ class Job:
             end = await current.live()
             outcome = outcome_of(current, end)
             if outcome is None and self._leaving:
-                outcome = _LEFT
+                outcome = LEFT
             if outcome is None and isinstance(end, Failure):
                 outcome = await self._after_failure(current, end)
             if outcome is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from checkdam.coordinator.attempt import AttemptEnd, Finished, Stopped
 from checkdam.coordinator.deployment import Deployment
@@ -26,6 +26,22 @@ class Outcome:
     journalled: bool = False
 
 
+LEFT: Final = Outcome("LEFT", "the coordinator has left; the job goes on from its last checkpoint under another one")
+
+
+@dataclass(frozen=True)
+class StopWish:
+    """Somebody wants the job to stop.
+
+    Attributes:
+        checkpoint: After a last checkpoint.
+        insist: Even if that fails.
+    """
+
+    checkpoint: bool
+    insist: bool
+
+
 def outcome_of(deployment: Deployment, end: AttemptEnd) -> Outcome | None:
     """How the job has ended, by what the journal and the attempt say; `None` if it goes on."""
     if isinstance(end, Finished) or deployment.journalled_finish:
@@ -41,4 +57,4 @@ def outcome_of(deployment: Deployment, end: AttemptEnd) -> Outcome | None:
     return None
 
 
-__all__ = ["Outcome", "outcome_of"]
+__all__ = ["LEFT", "Outcome", "StopWish", "outcome_of"]
