@@ -7,6 +7,8 @@ configuration of its own.
 from __future__ import annotations
 
 import os
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from kubernetes.aio import config
 from kubernetes.aio.client.configuration import Configuration
@@ -45,4 +47,15 @@ async def load_configuration(kubeconfig: str = "") -> Configuration:
             f"cannot read how to reach the API server from {source}: {error}; run inside a cluster with a service account token, or name a "
             "kubeconfig with CHECKDAM_OPERATOR_KUBECONFIG"
         ) from error
+    configuration.proxy = configuration.proxy or _proxy_to(configuration.host)
+    # Its session would look for proxies in the environment, and for passwords in a file, anew for each request and in other threads.
+    configuration.client_session_kwargs = {"trust_env": False}
     return configuration
+
+
+def _proxy_to(url: str) -> str | None:
+    """The proxy that the environment names for a server, by `HTTPS_PROXY` and `NO_PROXY`."""
+    server = urlsplit(url)
+    if not server.hostname or proxy_bypass(server.hostname):
+        return None
+    return getproxies().get(server.scheme)
