@@ -163,10 +163,24 @@ class WatchSource:
             1.0  # One task for each object that changed in the last second, rather than in the last five.
         )
         settings.queueing.exit_timeout = 0.5
+        settings.persistence.diffbase_storage = _NoHistory()
         for kind, labels in self._watched.items():
             if labels:
                 settings.watching.label_selectors[kind.group, kind.version, kind.plural] = labels
         return settings
+
+
+class _NoHistory(kopf.DiffBaseStorage):
+    """Nothing of an object is compared with what it was: no handler asks, and copying each of them takes as long as all else that kopf does with it."""
+
+    def build(self, *, body: Any, extra_fields: Any = None) -> Any:
+        return {}
+
+    def fetch(self, *, body: Any) -> Any:
+        return None
+
+    def store(self, *, body: Any, patch: Any, essence: Any) -> None:
+        """Is not called: only handlers of changes leave something behind."""
 
 
 class _Watch:
