@@ -9,7 +9,7 @@ ROOTS  := runtime $(if $(wildcard operator/*/*.py),operator) e2e
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format parts parts-kubernetes kubernetes unit e2e e2e-up e2e-down faults soak bench bench-state bench-memory bench-operator crds manifests docs-reference locks clean
+.PHONY: help install demo test lint format parts parts-kubernetes kubernetes unit e2e e2e-up e2e-down simulate faults soak bench bench-state bench-memory bench-operator crds manifests docs-reference locks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,9 @@ e2e-up: $(STAMP) ## bring that Kubernetes up, to stay, or bring it to the curren
 
 e2e-down: $(STAMP) ## remove it
 	@PYTHONPATH=e2e $(BIN)/python -m cluster down
+
+simulate: $(STAMP) ## play 1000 stories of what may happen to a job while operators look after it
+	$(BIN)/python tests/operator/simulate.py $(ARGS)
 
 faults: $(STAMP) ## kill processes and break storage at random moments, 96 seeded runs
 	$(BIN)/python tests/faults/run.py $(ARGS)
