@@ -273,3 +273,27 @@ def test_a_version_that_never_comes_to_run_is_overdue_at_some_time() -> None:
     late = decide(replace(situation, now_ms=NOW_MS + 600_000))
     assert condition(late, STALLED).reason == "ProgressDeadlineExceeded"
     assert "waits for the coordinator" in condition(late, STALLED).message
+
+
+def _volatile() -> Situation:
+    storage = {"uri": "memory://", "allowVolatile": True}
+    return running(manifest(checkpoint={"storage": storage}))
+
+
+def test_a_job_that_has_lost_its_memory_says_so_once() -> None:
+    lost = with_report(_volatile(), epoch=6)
+    told = decide(lost)
+
+    assert "StartedAfresh" in reasons(told)
+    assert "StartedAfresh" not in reasons(decide(after(lost, told)))
+    assert "StartedAfresh" not in reasons(decide(with_report(running(), epoch=6)))
+
+
+def test_nobody_is_told_that_state_is_kept_which_was_in_memory_alone() -> None:
+    volatile = _volatile()
+    asks = replace(volatile.job, spec=manifest(suspend=True), generation=2)
+    written = decide(with_report(replace(volatile, job=asks), state="STOPPED"))
+
+    [suspended] = written.events
+    assert "memory" in suspended.message
+    assert "memory" in condition(decide(after(replace(volatile, job=asks), written)), READY).message

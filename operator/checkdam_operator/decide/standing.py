@@ -25,6 +25,7 @@ from checkdam.spec.status import (
 )
 from checkdam_operator.decide.conditions import set_condition
 from checkdam_operator.decide.rollout import Rollout, deadline_of, is_rejected
+from checkdam_operator.decide.stopping import is_volatile
 from checkdam_operator.observed import JobReport, Pod, Situation, Trouble
 from checkdam_operator.resources.names import WORKER, selector
 from checkdam_operator.times import iso, shown_duration, shown_size
@@ -110,7 +111,12 @@ def _changing(situation: Situation, rollout: Rollout) -> Standing:
 
 def _at_rest(situation: Situation, deployment: Deployment) -> Standing:
     if deployment.suspended:
-        return Standing("Suspended", True, "Suspended", "stopped with its state kept, as the spec says")
+        kept = (
+            "; its state was in memory alone, and it will start afresh"
+            if is_volatile(situation)
+            else " with its state kept"
+        )
+        return Standing("Suspended", True, "Suspended", f"stopped as the spec says{kept}")
     if deployment.outcome == "Completed":
         return Standing("Completed", True, "Completed", deployment.message)
     rejection = _rejection(situation)

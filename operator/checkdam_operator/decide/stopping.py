@@ -63,9 +63,9 @@ def stop_running(situation: Situation, deployment: Deployment, how: How) -> Stop
     if report is not None and report.ended:
         return _ended(report)
     if report is not None and report.running and situation.coordinator.unreachable_since_ms is None:
-        if how == "Checkpoint" or _is_volatile(situation):
+        if how == "Checkpoint" or is_volatile(situation):
             return Stopping(
-                action=RequestStop(checkpoint=not _is_volatile(situation)),
+                action=RequestStop(checkpoint=not is_volatile(situation)),
                 waiting_for="the job's last checkpoint",
                 again_ms=situation.now_ms + RETRY_PAUSE_MS,
             )
@@ -100,7 +100,8 @@ def _folder(uri: str) -> str:
     return uri.rstrip("/").rpartition("/")[2]
 
 
-def _is_volatile(situation: Situation) -> bool:
+def is_volatile(situation: Situation) -> bool:
+    """Whether the checkpoints of what is deployed are in the memory of its coordinator alone."""
     return situation.deployed is not None and situation.deployed.spec.checkpoint.storage.scheme == "memory"
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from checkdam.spec.status import Deployment, StreamJobStatus
 from checkdam_operator.decide.actions import Action, CreatePod, Event
 from checkdam_operator.decide.rollout import Rollout
-from checkdam_operator.observed import FailureReport, Situation
+from checkdam_operator.decide.stopping import is_volatile
+from checkdam_operator.observed import FailureReport, JobReport, Situation
 
 _KINDS_OF_FAILURE = {
     "user": "the user's code raised",
@@ -45,7 +46,12 @@ def tell_rollout(situation: Situation, rollout: Rollout) -> tuple[Event, ...]:
     if last is not None and last.revision == following.revision:
         return ()
     if following.suspended:
-        return (Event("Suspended", f"the job is suspended; its state is kept{_from(following, rollout)}", key=key),)
+        kept = (
+            "its state was in memory alone"
+            if is_volatile(situation)
+            else f"its state is kept{_from(following, rollout)}"
+        )
+        return (Event("Suspended", f"the job is suspended; {kept}", key=key),)
     return (Event("Deployed", _deployed(situation, following, rollout), key=key),)
 
 
@@ -75,6 +81,8 @@ def _deployed(situation: Situation, following: Deployment, rollout: Rollout) -> 
         return f"{what}, starting from {wish.restore_from}"
     if situation.job.status.deployment is None:
         return f"{what}; it goes on from the job's journal if there is one"
+    if is_volatile(situation):
+        return f"{what}; its state was in memory alone, so it starts afresh"
     return f"{what}{_from(following, rollout)}"
 
 
@@ -88,6 +96,9 @@ def _from(following: Deployment, rollout: Rollout) -> str:
 def _told(situation: Situation, status: StreamJobStatus) -> Iterator[Event]:
     report, before = situation.report, situation.job.status
     if report is not None:
+        if _starts_afresh(situation, report):
+            message = "the job starts afresh, because its checkpoints were in the memory of its coordinator alone"
+            yield Event("StartedAfresh", message, warning=True, key=str(report.epoch))
         if report.last_failure is not None:
             yield _failed(report.last_failure)
         if report.checkpoint_failures and report.checkpoint_problem:
@@ -103,6 +114,12 @@ def _told(situation: Situation, status: StreamJobStatus) -> Iterator[Event]:
             yield Event(stalled.reason, stalled.message, warning=True, key=key)
     elif was is not None and was.status == "True":
         yield Event("Resolved", f"{was.reason} is over", key=was.last_transition_time)
+
+
+def _starts_afresh(situation: Situation, report: JobReport) -> bool:
+    before = situation.job.status
+    deployed_anew = before.deployment is not None and before.deployment.epoch == 0  # which is told when it is deployed
+    return is_volatile(situation) and not deployed_anew and 0 < before.epoch < report.epoch
 
 
 def _failed(failure: FailureReport) -> Event:
