@@ -9,7 +9,7 @@ ROOTS  := runtime $(if $(wildcard operator/*/*.py),operator) e2e
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format parts parts-kubernetes kubernetes unit e2e e2e-up e2e-down simulate faults soak bench bench-state bench-memory bench-operator crds manifests docs-reference locks clean
+.PHONY: help install demo test lint format parts parts-kubernetes kubernetes unit long e2e e2e-up e2e-down simulate faults faults-kubernetes soak bench bench-state bench-memory bench-operator crds manifests docs-reference locks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -47,7 +47,10 @@ kubernetes: parts-kubernetes ## serve the Kubernetes API, with nodes that run no
 	@PYTHONPATH=e2e $(BIN)/python -m cluster control-plane $(ARGS)
 
 unit: parts ## the tests alone
-	$(BIN)/pytest -n 2 $(ARGS)
+	$(BIN)/pytest -n 2 -m "not long" $(ARGS)
+
+long: parts parts-kubernetes ## the tests that `make test` leaves out: whole jobs on a Kubernetes API, and what may happen to them
+	$(BIN)/pytest -n 2 -m long $(ARGS)
 
 e2e: $(STAMP) ## tests against a Kubernetes with real pods: kind with Docker, else one of our own (root, Debian, Go)
 	$(BIN)/python e2e/run.py $(ARGS)
@@ -63,6 +66,9 @@ simulate: $(STAMP) ## play 1000 stories of what may happen to a job while operat
 
 faults: $(STAMP) ## kill processes and break storage at random moments, 96 seeded runs
 	$(BIN)/python tests/faults/run.py $(ARGS)
+
+faults-kubernetes: $(STAMP) ## strike at pods, operator and storage of a whole job on a Kubernetes API for a minute
+	$(BIN)/python tests/kubernetes/run_strikes.py $(ARGS)
 
 soak: $(STAMP) ## ten minutes at a steady rate with a kill every 20 seconds
 	$(BIN)/python tests/faults/soak.py $(ARGS)

@@ -7,7 +7,6 @@ ports that somebody else takes a moment later.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import random
@@ -20,21 +19,20 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import yaml
 from server_process import server_process, until
 from shared_servers import shared
 
-from cluster.pki import key_pair, server_identity
+from cluster.commands import CommandError, run
+from cluster.credentials import ADMIN, write_credentials, write_secret
 from cluster.programs import install
+from cluster.server_flags import API_PORT, FIRST_SERVICE, api_server_flags, etcd_flags
 
-SERVICE_RANGE: Final = "10.96.0.0/16"
 _PATIENCE_S: Final = 60.0
 _REQUEST_S: Final = 15.0
-_ETCD_PORT: Final = 2379
-_API_PORT: Final = 6443
 _CONTROLLERS: Final = (
     "clusterrole-aggregation-controller",
     "deployment-controller",
@@ -62,10 +60,6 @@ class ApiError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{status}: {message}")
         self.status = status
-
-
-class CommandError(Exception):
-    """kubectl or helm failed; the message is what it printed."""
 
 
 @dataclass(frozen=True)
@@ -154,16 +148,7 @@ class ControlPlane:
         return name
 
     def _run(self, program: str, arguments: Sequence[str], stdin: str | None) -> str:
-        done = subprocess.run(
-            [str(install(program)), *arguments],
-            env={**os.environ, **self.environment()},
-            input=stdin,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise CommandError(f"{program} {' '.join(arguments)}: {(done.stdout + done.stderr).strip()}")
-        return done.stdout
+        return run(str(install(program)), *arguments, stdin=stdin, environment={**os.environ, **self.environment()})
 
 
 def control_plane(folder: Path, crds: Sequence[Path] = ()) -> AbstractContextManager[ControlPlane]:
@@ -188,16 +173,20 @@ def run_control_plane(folder: Path, *crds: str) -> Iterator[ControlPlane]:
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder / "etcd", ignore_errors=True)
         address = _own_address()
-        token = _write_secrets(folder, address)
+        url = f"https://{address}:{API_PORT}"
+        credentials = write_credentials(folder, (address, FIRST_SERVICE))
+        write_secret(folder / "kubeconfig", credentials.kubeconfig(url))
         start = _Starter(folder, stack)
-        start("etcd", *_etcd_flags(folder, address))
-        start("kube-apiserver", *_api_server_flags(folder, address))
-        authority = (folder / "ca.crt").read_text()
-        plane = ControlPlane(f"https://{address}:{_API_PORT}", token, authority, folder / "kubeconfig", start.pids)
+        start("etcd", *etcd_flags(folder / "etcd", address))
+        # The endpoint of a Service, as of the API itself, cannot be on the loopback.
+        start("kube-apiserver", *api_server_flags(folder, address), "--endpoint-reconciler-type=none")
+        token = credentials.tokens[ADMIN]
+        plane = ControlPlane(url, token, credentials.authority, folder / "kubeconfig", start.pids)
         start.wait("kube-apiserver", lambda: plane.call("GET", "/readyz"))
         for crd in crds:
             plane.kubectl("create", "-f", crd)
-            plane.kubectl("wait", "--for=condition=Established", "-f", crd)
+            # kubectl fails where there is no condition at all yet.
+            start.wait("kube-apiserver", partial(plane.kubectl, "wait", "--for=condition=Established", "-f", crd))
         start("kube-controller-manager", *_controller_manager_flags(folder))
         start.wait("kube-controller-manager", lambda: plane.call("GET", _account("default")))
         yield plane
@@ -235,7 +224,7 @@ class _Starter:
 def _none_if_refused(request: Callable[[], T]) -> T | None:
     try:
         return request()
-    except (ApiError, OSError):
+    except (ApiError, CommandError, OSError):
         return None
 
 
@@ -246,81 +235,6 @@ def _account(namespace: str) -> str:
 
 def _own_address() -> str:
     return f"127.{random.randrange(1, 255)}.{random.randrange(255)}.{random.randrange(1, 255)}"
-
-
-def _write_secrets(folder: Path, address: str) -> str:
-    """Write certificates, keys and kubeconfig; return the token of the user who may do everything."""
-    first_service = SERVICE_RANGE.replace("0.0/16", "0.1")
-    names = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
-    identity, accounts, token = server_identity(names, (address, first_service)), key_pair(), secrets.token_hex(16)
-    user = {"name": "admin", "user": {"token": token}}
-    cluster = {
-        "name": "checkdam-tests",
-        "cluster": {
-            "server": f"https://{address}:{_API_PORT}",
-            "certificate-authority-data": _base64(identity.authority),
-        },
-    }
-    context = {"name": "checkdam-tests", "context": {"cluster": cluster["name"], "user": user["name"]}}
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [cluster],
-        "users": [user],
-        "contexts": [context],
-        "current-context": context["name"],
-    }
-    for name, content in {
-        "ca.crt": identity.authority,
-        "apiserver.crt": identity.certificate,
-        "apiserver.key": identity.key,
-        "accounts.key": accounts.private,
-        "accounts.pub": accounts.public,
-        "tokens.csv": f'{token},admin,admin,"system:masters"\n',
-        "kubeconfig": yaml.safe_dump(config),
-    }.items():
-        file = folder / name
-        file.touch(mode=0o600)
-        file.write_text(content)
-    return token
-
-
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
-
-
-def _etcd_flags(folder: Path, address: str) -> list[str]:
-    clients, peers = f"http://{address}:{_ETCD_PORT}", f"http://{address}:{_ETCD_PORT + 1}"
-    return [
-        f"--data-dir={folder / 'etcd'}",
-        f"--listen-client-urls={clients}",
-        f"--advertise-client-urls={clients}",
-        f"--listen-peer-urls={peers}",
-        f"--initial-advertise-peer-urls={peers}",
-        f"--initial-cluster=default={peers}",
-        "--unsafe-no-fsync",  # what it stores need not outlive the machine
-        "--log-level=warn",
-    ]
-
-
-def _api_server_flags(folder: Path, address: str) -> list[str]:
-    return [
-        f"--etcd-servers=http://{address}:{_ETCD_PORT}",
-        f"--bind-address={address}",
-        f"--advertise-address={address}",
-        f"--secure-port={_API_PORT}",
-        "--endpoint-reconciler-type=none",  # the endpoint of a service cannot be on the loopback
-        f"--cert-dir={folder}",
-        f"--tls-cert-file={folder / 'apiserver.crt'}",
-        f"--tls-private-key-file={folder / 'apiserver.key'}",
-        f"--token-auth-file={folder / 'tokens.csv'}",
-        "--authorization-mode=RBAC",
-        "--service-account-issuer=https://kubernetes.default.svc",
-        f"--service-account-signing-key-file={folder / 'accounts.key'}",
-        f"--service-account-key-file={folder / 'accounts.pub'}",
-        f"--service-cluster-ip-range={SERVICE_RANGE}",
-        "--allow-privileged=true",
-    ]
 
 
 def _controller_manager_flags(folder: Path) -> list[str]:

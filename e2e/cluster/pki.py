@@ -18,12 +18,11 @@ _CLOCK_SKEW = datetime.timedelta(hours=1)
 
 
 @dataclass(frozen=True)
-class ServerIdentity:
-    """A server's certificate, its key, and the certificate of the authority that vouches for it; all of them as PEM."""
+class Identity:
+    """A certificate and its key, both as PEM."""
 
     certificate: str
     key: str
-    authority: str
 
 
 @dataclass(frozen=True)
@@ -34,23 +33,41 @@ class KeyPair:
     public: str
 
 
-def server_identity(names: Sequence[str], addresses: Sequence[str]) -> ServerIdentity:
-    """A server under these host names and IP addresses, and an authority that has signed for nobody else."""
-    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    authority_name = _named("checkdam-tests-ca")
-    authority = (
-        _certificate(authority_name, authority_name, authority_key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(authority_key, hashes.SHA256())
-    )
-    known_as = [*map(x509.DNSName, names), *(x509.IPAddress(ipaddress.ip_address(address)) for address in addresses)]
-    certificate = (
-        _certificate(_named("kube-apiserver"), authority_name, key.public_key())
-        .add_extension(x509.SubjectAlternativeName(known_as), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .sign(authority_key, hashes.SHA256())
-    )
-    return ServerIdentity(_pem(certificate), _private_pem(key), _pem(authority))
+class Authority:
+    """A new authority, which vouches for whom it is asked to and then forgets its key.
+
+    Attributes:
+        certificate: Its own, as PEM.
+    """
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = _named("checkdam-tests-ca")
+        own = _certificate(self._name, self._name, self._key.public_key()).add_extension(
+            x509.BasicConstraints(ca=True, path_length=0), critical=True
+        )
+        self.certificate = _pem(own.sign(self._key, hashes.SHA256()))
+
+    def server(self, name: str, names: Sequence[str], addresses: Sequence[str]) -> Identity:
+        """A server under these host names and IP addresses."""
+        known_as = [
+            *map(x509.DNSName, names),
+            *(x509.IPAddress(ipaddress.ip_address(address)) for address in addresses),
+        ]
+        return self._identity(_named(name), ExtendedKeyUsageOID.SERVER_AUTH, x509.SubjectAlternativeName(known_as))
+
+    def client(self, user: str, group: str) -> Identity:
+        """A user of the API and the group that he is in."""
+        return self._identity(_named(user, group), ExtendedKeyUsageOID.CLIENT_AUTH)
+
+    def _identity(self, subject: x509.Name, usage: x509.ObjectIdentifier, *extensions: x509.ExtensionType) -> Identity:
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = _certificate(subject, self._name, key.public_key()).add_extension(
+            x509.ExtendedKeyUsage([usage]), critical=False
+        )
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=False)
+        return Identity(_pem(builder.sign(self._key, hashes.SHA256())), _private_pem(key))
 
 
 def key_pair() -> KeyPair:
@@ -60,8 +77,9 @@ def key_pair() -> KeyPair:
     return KeyPair(_private_pem(key), public.decode())
 
 
-def _named(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+def _named(name: str, group: str = "") -> x509.Name:
+    organization = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group)] if group else []
+    return x509.Name([*organization, x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
 def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from waiting import is_over, wait_until
 
-from cluster.control_plane import ApiError, CommandError, ControlPlane
+from cluster.commands import CommandError
+from cluster.control_plane import ApiError, ControlPlane
 from cluster.programs import HELM_VERSION, KUBERNETES_VERSION
 
 WIDGETS = "/apis/tests.checkdam.dev/v1/namespaces/{}/widgets"

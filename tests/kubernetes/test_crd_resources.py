@@ -12,7 +12,8 @@ from spec_samples import manifest, savepoint
 from checkdam.spec import parse_manifest, parse_savepoint
 from checkdam.spec.savepoint import SavepointStatus
 from checkdam.spec.status import Condition, StreamJobStatus
-from cluster.control_plane import ApiError, CommandError, ControlPlane
+from cluster.commands import CommandError
+from cluster.control_plane import ApiError, ControlPlane
 
 NOW = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 

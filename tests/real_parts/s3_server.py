@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 VERSION: Final = "v1.8.0"
 REGION: Final = "us-east-1"
-_PACKAGE: Final = "github.com/versity/versitygw/cmd/versitygw"
+PACKAGE: Final = "github.com/versity/versitygw/cmd/versitygw"
 _PATIENCE_S: Final = 30.0
 _TRIES: Final = 3
 _WHILE_STDIN_IS_OPEN: Final = '"$@" & server=$!; read -r _; kill $server; wait $server'
@@ -136,7 +136,7 @@ def s3(folder: Path) -> Iterator[S3Server]:
 
 
 def _build(folder: Path) -> None:
-    go_install(folder, _PACKAGE, VERSION)
+    go_install(folder, PACKAGE, VERSION)
 
 
 def _free_port() -> int:

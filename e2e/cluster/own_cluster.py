@@ -1,0 +1,191 @@
+"""The cluster of our own making: brings it up, takes it down, and cleans up after one that was killed.
+
+Whatever is made is written down first, so `down` needs to know nothing else, and may be called at any time: it ends the
+processes that were started, waits until the last is gone, and with them go the namespaces and all that was mounted in them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import yaml
+from parts_cache import locked
+
+from cluster.cgroups import cgroups
+from cluster.cluster import S3_NODE_PORT, Cluster, Say, add_ons
+from cluster.control_machine import start_api, start_controllers
+from cluster.control_plane import ApiError, ControlPlane
+from cluster.images import image_archive
+from cluster.layout import CGROUP, CONTROL, LINK, MACHINES, NODES, Layout, Machine, layout
+from cluster.machines import Machines
+from cluster.network import connect_control, connect_node, disconnect
+from cluster.node import import_image, start_containerd, start_kubelet
+from cluster.programs import API_PROGRAMS, NODE_PROGRAMS, install
+from cluster.requirements import prepare
+from cluster.state import ClusterState, load
+
+_PATIENCE_S: Final = 60.0
+_POLL_S: Final = 0.1
+
+
+class OwnCluster(Cluster):
+    """See `Cluster`.
+
+    Attributes:
+        layout: Where everything of it is.
+    """
+
+    def __init__(self) -> None:
+        self.layout: Final[Layout] = layout()
+
+    @property
+    def plane(self) -> ControlPlane:
+        try:
+            config = yaml.safe_load(self.layout.kubeconfig.read_text())
+        except FileNotFoundError:
+            raise RuntimeError("the cluster must be up: `python -m cluster up`") from None
+        return ControlPlane(
+            url=config["clusters"][0]["cluster"]["server"],
+            token=config["users"][0]["user"]["token"],
+            authority=(self.layout.secrets / "ca.crt").read_text(),
+            kubeconfig=self.layout.kubeconfig,
+            pids={name: process.pid for name, process in self._state().daemons.items()},
+        )
+
+    @property
+    def volumes(self) -> Path:
+        return self.layout.volumes
+
+    @property
+    def s3_outside(self) -> str:
+        return f"http://{NODES[0].address}:{S3_NODE_PORT}"
+
+    @property
+    def machines(self) -> Machines:
+        """The machines of a cluster that is up, to run programs on."""
+        return Machines(self.layout, cgroups(), self._state())
+
+    def is_up(self) -> bool:
+        state = self._state()
+        processes = (*state.holders.values(), *state.daemons.values())
+        return state.complete and all(process.lives() for process in processes)
+
+    def up(self, say: Say) -> None:
+        self.layout.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with locked(self.layout.folder / "lock"):
+            if not self.is_up():
+                self._remove(say)
+                prepare(say)
+            for program in (*API_PROGRAMS, *NODE_PROGRAMS):
+                install(program)
+            images = image_archive()
+            if not self.is_up():
+                self._start(images, say)
+            elif self._state().images != str(images):
+                say("giving the new images to the nodes")
+                self.load_image(images)
+                self._remember_images(images)
+
+    def down(self, say: Say) -> bool:
+        if not self.layout.folder.exists():
+            return False
+        with locked(self.layout.folder / "lock"):
+            return self._remove(say)
+
+    def status(self) -> Sequence[str]:
+        state = self._state()
+        processes = {**{f"{name}/namespaces": holder for name, holder in state.holders.items()}, **state.daemons}
+        lines = [
+            f"{name}: {'runs' if process.lives() else 'ended'} (process {process.pid})"
+            for name, process in sorted(processes.items())
+        ]
+        return lines or ["there is no cluster"]
+
+    def load_image(self, archive: Path) -> None:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda node: import_image(self.machines, node, archive), NODES))
+
+    def logs(self) -> Sequence[Path]:
+        return sorted(log for machine in MACHINES for log in self.layout.of(machine).glob("*.log"))
+
+    def _state(self) -> ClusterState:
+        return load(self.layout.state) or ClusterState()
+
+    def _remember_images(self, images: Path) -> None:
+        state = self._state()
+        state.images = str(images)
+        state.save(self.layout.state)
+
+    def _start(self, images: Path, say: Say) -> None:
+        groups, state = cgroups(), ClusterState(cgroup=CGROUP, link=LINK, images=str(images))
+        state.save(self.layout.state)
+        self.volumes.mkdir(exist_ok=True)
+        machines = Machines(self.layout, groups, state)
+        say("making the namespaces of three machines")
+        for machine in MACHINES:
+            machines.start(machine)
+        connect_control(machines)
+        for node in NODES:
+            connect_node(machines, node)
+        with ThreadPoolExecutor() as pool:
+            prepared = [pool.submit(_prepare_node, machines, self.layout, node, images) for node in NODES]
+            say("starting etcd and the API server")
+            plane = start_api(machines, self.layout)
+            start_controllers(machines, self.layout)
+            say("giving the images to the nodes")
+            for node_prepared in prepared:
+                node_prepared.result()
+        for node in NODES:
+            start_kubelet(machines, self.layout, groups, node)
+        say("waiting for the nodes to be Ready")
+        for node in NODES:
+            _until_ready(plane, node)
+        say("waiting for the names of Services and the S3 server")
+        add_ons(plane, self.volumes, ("dns", "s3"))
+        state.complete = True
+        state.save(self.layout.state)
+
+    def _remove(self, say: Say) -> bool:
+        state = load(self.layout.state)
+        if state is None:
+            return False
+        groups = cgroups()
+        say("ending the processes of the cluster")
+        groups.kill(state.cgroup)
+        groups.remove(state.cgroup)
+        disconnect()
+        kept = self.layout
+        folders = [kept.volumes, kept.secrets, kept.of(CONTROL) / "etcd", kept.folder / "cache"]
+        for folder in (*folders, *(kept.of(machine) / "lib" for machine in MACHINES)):
+            shutil.rmtree(folder, ignore_errors=True)
+        kept.kubeconfig.unlink(missing_ok=True)
+        kept.state.unlink()
+        return True
+
+
+def _prepare_node(machines: Machines, where: Layout, node: Machine, images: Path) -> None:
+    start_containerd(machines, where, node)
+    import_image(machines, node, images)
+
+
+def _until_ready(plane: ControlPlane, node: Machine) -> None:
+    deadline_s = time.monotonic() + _PATIENCE_S
+    while not _is_ready(plane, node):
+        if time.monotonic() > deadline_s:
+            raise RuntimeError(
+                f"{node.name} was not Ready after {_PATIENCE_S:.0f} s; its logs are in {layout().of(node)}"
+            )
+        time.sleep(_POLL_S)
+
+
+def _is_ready(plane: ControlPlane, node: Machine) -> bool:
+    try:
+        conditions = plane.call("GET", f"/api/v1/nodes/{node.name}")["status"]["conditions"]
+    except ApiError:
+        return False  # the kubelet has not registered it yet
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)

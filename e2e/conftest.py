@@ -1,0 +1,56 @@
+"""What end-to-end tests share: the cluster, Checkdam installed on it, a namespace for each test, and evidence when one fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from cluster.choice import chosen_cluster
+from cluster.cluster import Cluster
+from evidence import collect
+
+PROJECT: Final = Path(__file__).resolve().parents[1]
+OPERATOR_NAMESPACE: Final = "checkdam-system"
+_EVIDENCE: Final = PROJECT / "out" / "e2e"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    """A Kubernetes with two nodes, up to date; it stays when the tests are over, for `run.py` or whoever brought it up."""
+    chosen = chosen_cluster()
+    chosen.up(lambda what: print(what, flush=True))
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def checkdam(cluster: Cluster) -> Cluster:
+    """The cluster, with the operator installed by its chart as it is, and Ready."""
+    where = ("--namespace", OPERATOR_NAMESPACE, "--create-namespace")
+    cluster.plane.helm(
+        "upgrade", "--install", "checkdam", str(PROJECT / "charts" / "checkdam"), *where, "--wait", "--timeout=120s"
+    )
+    return cluster
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace for one test, which is gone with all in it before the next."""
+    name = cluster.plane.new_namespace("e2e")
+    request.node.user_properties.append(("namespace", name))
+    yield name
+    cluster.plane.kubectl("delete", "namespace", name, "--timeout=120s")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """When a test fails, say where the evidence is, before anything is cleaned up."""
+    report = yield
+    if report.failed and report.when in ("setup", "call"):  # type: ignore[attr-defined]
+        namespace = dict(item.user_properties).get("namespace")
+        folder = _EVIDENCE / item.name
+        collect(folder, chosen_cluster(), [OPERATOR_NAMESPACE, *([str(namespace)] if namespace else [])])
+        report.sections.append(("evidence", f"in {folder}"))  # type: ignore[attr-defined]
+    return report

@@ -1,0 +1,51 @@
+"""`make e2e`: brings the cluster up, runs the tests against it, and takes it down again, however they end.
+
+A cluster that was up before stays up, which is how to work on a test: `python -m cluster up` once, then this, or pytest alone.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "real_parts"))
+
+from cluster.choice import chosen_cluster
+from cluster.requirements import EXIT_UNAVAILABLE, UnavailableError
+
+FOLDER: Final = Path(__file__).resolve().parent
+
+
+def main(arguments: list[str]) -> int:
+    """What pytest ends with, or `EXIT_UNAVAILABLE` where no cluster is possible."""
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGHUP, _end)
+    cluster = chosen_cluster()
+    was_up = cluster.is_up()
+    try:
+        cluster.up(_say)
+        return int(pytest.main([str(FOLDER), "-v", *arguments]))
+    except UnavailableError as error:
+        print(error, file=sys.stderr)
+        return EXIT_UNAVAILABLE
+    finally:
+        if not was_up:
+            cluster.down(_say)
+
+
+def _say(what: str) -> None:
+    print(what, flush=True)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """So that what was started is ended: an exception, as Ctrl-C is one."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,57 @@
+"""Jobs whose parts are killed: afterwards no record is missing, and none comes twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.cluster import Cluster
+from orders_job import OrdersJob
+
+
+@pytest.fixture
+def job(checkdam: Cluster, namespace: str) -> OrdersJob:
+    """A job that has written its first receipts, and does not end."""
+    made = OrdersJob(checkdam, namespace)
+    made.apply()
+    made.wait("condition=Ready")
+    made.until_more(0)
+    return made
+
+
+def test_a_task_process_that_is_killed_is_started_again_in_its_pod(job: OrdersJob) -> None:
+    before = job.names()
+    for worker in job.names("worker"):
+        written = job.check()
+        job.kill_process(worker)
+        job.until_more(written + 3000)
+    assert job.names() == before
+    assert all(status["restartCount"] == 0 for pod in job.pods() for status in pod["status"]["containerStatuses"])
+
+
+def test_a_coordinator_that_is_killed_is_started_again_in_its_pod(job: OrdersJob) -> None:
+    before, written = job.names(), job.check()
+    job.kill_process(job.names("coordinator")[0])
+    job.until_more(written + 3000)
+    assert job.names() == before
+
+
+@pytest.mark.parametrize("component", ["worker", "coordinator"])
+@pytest.mark.parametrize("flags", [("--wait=false",), ("--force", "--grace-period=0", "--wait=false")])
+def test_a_pod_that_is_deleted_is_replaced(job: OrdersJob, component: str, flags: tuple[str, ...]) -> None:
+    before, written = job.names(component), job.check()
+    job.kubectl("delete", "pod", before[0], *flags)
+    job.until_more(written + 3000)
+    after = job.names(component)
+    assert len(after) == len(before)
+    assert before[0] not in after
+
+
+def test_operator_pods_that_are_deleted_do_not_disturb_a_job(job: OrdersJob) -> None:
+    pods, written = job.names(), job.check()
+    attempt = job.object()["status"]["attempt"]
+    job.cluster.plane.kubectl("delete", "pods", "--all", "--namespace=checkdam-system", "--wait=false")
+    job.until_more(written + 3000)
+    job.cluster.plane.kubectl("rollout", "status", "deployment", "--namespace=checkdam-system", "--timeout=60s")
+    job.wait("condition=Ready")
+    assert job.names() == pods
+    assert job.object()["status"]["attempt"] == attempt
