@@ -297,3 +297,10 @@ def test_nobody_is_told_that_state_is_kept_which_was_in_memory_alone() -> None:
     [suspended] = written.events
     assert "memory" in suspended.message
     assert "memory" in condition(decide(after(replace(volatile, job=asks), written)), READY).message
+
+
+def test_a_coordinator_that_has_not_begun_yet_has_no_epoch_to_tell() -> None:
+    starting = decide(with_report(running(), state="STARTING", epoch=0, attempt=0))
+
+    assert starting.status is not None
+    assert (starting.status.epoch, starting.status.attempt) == (5, 1)

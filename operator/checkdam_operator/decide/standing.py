@@ -253,12 +253,13 @@ def write_status(
     active = deployment is not None and not deployment.suspended and not deployment.outcome
     desired = deployment.parallelism if deployment is not None and active else 0
     ready_workers = report.workers_connected if report is not None and active else 0
+    begun = report if report is not None and report.epoch else None
     made = StreamJobStatus(
         conditions=conditions,
         state=standing.state,
         observed_generation=generation,
-        epoch=report.epoch if report is not None else status.epoch,
-        attempt=report.attempt if report is not None else status.attempt,
+        epoch=begun.epoch if begun is not None else status.epoch,
+        attempt=begun.attempt if begun is not None else status.attempt,
         restarts=_restarts(situation),
         workers=Workers(ready=ready_workers, desired=desired),
         workers_text=f"{ready_workers}/{desired}",
