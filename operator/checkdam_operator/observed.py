@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any, Final, Literal
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from checkdam.spec import ManifestError, Savepoint, StreamJob, parse_manifest, parse_savepoint
 from checkdam.spec.savepoint import SavepointStatus
 from checkdam.spec.status import StreamJobStatus
+from checkdam_operator.resources.hashes import deploy_hash
 from checkdam_operator.resources.names import (
     COMPONENT_LABEL,
     INDEX_LABEL,
@@ -30,6 +32,10 @@ Role = Literal["coordinator", "worker"]
 
 CONTAINER: Final = "checkdam"
 """The container of a pod that runs Checkdam; others are sidecars."""
+
+
+_METADATA_OF_SPEC: Final = frozenset({"name", "namespace", "uid", "labels", "annotations"})
+"""What a StreamJob reads of its metadata."""
 
 
 @dataclass(frozen=True, order=True)
@@ -270,6 +276,11 @@ class Job:
     problems: tuple[str, ...] = ()
     status: StreamJobStatus = field(default_factory=StreamJobStatus)
 
+    @cached_property
+    def spec_hash(self) -> str:
+        """Hash over the deployed part of the spec; empty if the spec is wrong."""
+        return deploy_hash(self.spec) if self.spec is not None else ""
+
 
 @dataclass(frozen=True)
 class SavepointSeen:
@@ -329,12 +340,7 @@ class Situation:
 def job_of(resource: Mapping[str, Any]) -> Job:
     """A StreamJob as the API server holds it."""
     metadata = resource["metadata"]
-    spec: StreamJob | None = None
-    problems: tuple[str, ...] = ()
-    try:
-        spec = parse_manifest(resource)
-    except ManifestError as error:
-        problems = tuple(error.problems)
+    spec, problems = _spec_of(resource)
     return Job(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -346,6 +352,22 @@ def job_of(resource: Mapping[str, Any]) -> Job:
         problems=problems,
         status=_status(resource.get("status") or {}),
     )
+
+
+def _spec_of(resource: Mapping[str, Any]) -> tuple[StreamJob | None, tuple[str, ...]]:
+    """What a StreamJob is to be, and what is wrong with that."""
+    metadata = {name: value for name, value in resource["metadata"].items() if name in _METADATA_OF_SPEC}
+    given = {name: value for name, value in resource.items() if name not in ("metadata", "status")}
+    return _parsed(msgspec.json.encode({**given, "metadata": metadata}))
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: bytes) -> tuple[StreamJob | None, tuple[str, ...]]:
+    # A status is written more often than a spec, and what has not changed need not be parsed again.
+    try:
+        return parse_manifest(msgspec.json.decode(text)), ()
+    except ManifestError as error:
+        return None, tuple(error.problems)
 
 
 def _status(data: Mapping[str, Any]) -> StreamJobStatus:

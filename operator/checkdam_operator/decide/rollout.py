@@ -91,7 +91,7 @@ def _wanted_change(situation: Situation, spec: StreamJob, deployment: Deployment
         return "Resume"
     if wanted.restore_from and wanted.restore_from != deployment.restore_from:
         return "Restore"
-    if deploy_hash(spec) == deployment.hash or is_rejected(situation, spec):
+    if situation.job.spec_hash == deployment.hash or is_rejected(situation, spec):
         return ""
     if situation.deployed is not None and only_rescaled(situation.deployed, spec):
         return "Rescale"

@@ -56,6 +56,8 @@ _log = logging.getLogger(__name__)
 REAPPLY_MS: Final = 600_000
 """Objects beside the pods are applied again after so long though they should be as they were: somebody may have changed them."""
 
+_ABSENT: Final = "absent"
+
 
 class Hands:
     """Carries out actions.
@@ -215,27 +217,42 @@ class Hands:
         if deployed is None:
             return
         await self.token(job, memory)
+        wanted: StreamJob = job.spec or deployed
+        if self._are_applied(deployed, wanted, coordinator_hash, memory):
+            return
+        memory.applied_for = None
         service = await self._apply(SERVICE, job, config.service(deployed, coordinator_hash), memory)
         if service is not None:
             memory.coordinator_ip = service["spec"]["clusterIP"]
-        wanted: StreamJob = job.spec or deployed
         await self._apply(POD_DISRUPTION_BUDGET, job, config.disruption_budget(wanted), memory)
         policy = config.network_policy(wanted, self._peers)
         if wanted.spec.network_policy.enabled:
             await self._apply(NETWORK_POLICY, job, policy, memory)
-        elif memory.applied.pop(NETWORK_POLICY.kind, ("", 0))[0] != "absent":
+        elif not self._is_applied(NETWORK_POLICY, _ABSENT, memory):
             await self._cluster.delete(NETWORK_POLICY, job.namespace, policy["metadata"]["name"])
-            memory.applied[NETWORK_POLICY.kind] = ("absent", self._now_ms())
+            memory.applied[NETWORK_POLICY.kind] = (_ABSENT, self._now_ms())
+        memory.applied_for = (deployed, wanted, coordinator_hash)
+
+    def _are_applied(self, deployed: StreamJob, wanted: StreamJob, coordinator_hash: str, memory: JobMemory) -> bool:
+        """Whether all objects beside the pods were made from the very same, not long ago; making them to compare them costs more than a look."""
+        if memory.applied_for is None:
+            return False
+        same = memory.applied_for[0] is deployed and memory.applied_for[1] is wanted
+        oldest_ms = min(applied_ms for _, applied_ms in memory.applied.values())
+        return same and memory.applied_for[2] == coordinator_hash and self._now_ms() - oldest_ms < REAPPLY_MS
 
     async def _apply(self, kind: Kind, job: Job, body: Object, memory: JobMemory) -> Object | None:
         """Apply an object unless it was applied like this not long ago; returns it if it was applied."""
-        text, now_ms = canonical_json(body), self._now_ms()
-        before, applied_ms = memory.applied.get(kind.kind, ("", 0))
-        if before == text and now_ms - applied_ms < REAPPLY_MS:
+        text = canonical_json(body)
+        if self._is_applied(kind, text, memory):
             return None
         made = await self._cluster.apply(kind, job.namespace, body["metadata"]["name"], body)
-        memory.applied[kind.kind] = (text, now_ms)
+        memory.applied[kind.kind] = (text, self._now_ms())
         return made
+
+    def _is_applied(self, kind: Kind, text: str, memory: JobMemory) -> bool:
+        before, applied_ms = memory.applied.get(kind.kind, ("", 0))
+        return before == text and self._now_ms() - applied_ms < REAPPLY_MS
 
     async def _create_pod(self, action: CreatePod, situation: Situation, memory: JobMemory) -> None:
         job, deployment = situation.job, situation.job.status.deployment

@@ -36,7 +36,8 @@ class JobMemory:
         uid: Uid of the StreamJob: another one of the same name is another job.
         token: Opens the coordinator's API; empty before it was read. Never shown.
         coordinator_ip: Address of the Service; empty before it is known.
-        applied: Object that was applied → hash of what it was applied as, and when.
+        applied: Kind of an object beside the pods → what it was applied as, and when.
+        applied_for: What these objects were made from.
         manifests: Name of a ConfigMap → what is in it.
         trouble: What the API server refused last.
         pod_trouble: What it tells of pods that do not start.
@@ -51,6 +52,7 @@ class JobMemory:
     token: str = field(default="", repr=False)
     coordinator_ip: str = ""
     applied: dict[str, tuple[str, int]] = field(default_factory=dict)
+    applied_for: tuple[StreamJob, StreamJob, str] | None = None
     manifests: dict[str, Manifest] = field(default_factory=dict)
     trouble: Trouble | None = None
     pod_trouble: Trouble | None = None
