@@ -10,6 +10,7 @@ The cache knows nothing of jobs; `Index` tells it by what its objects are looked
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -77,7 +78,7 @@ class ObjectCache:
 
     def __init__(self, indexes: Iterable[Index] = (), clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._shelves: dict[Kind, _Shelf] = {}
+        self._shelves: defaultdict[Kind, _Shelf] = defaultdict(_Shelf)
         self._indexes: dict[Index, dict[Hashable, set[Key]]] = {index: {} for index in indexes}
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
@@ -179,7 +180,7 @@ class ObjectCache:
         return ListChanges(news, [body for _, body in gone], newest)
 
     def _shelf(self, kind: Kind) -> _Shelf:
-        return self._shelves.setdefault(kind, _Shelf())
+        return self._shelves[kind]
 
     def _bury(self, kind: Kind, key: Key, version: int) -> bool:
         shelf = self._shelf(kind)

@@ -86,7 +86,8 @@ class HttpCoordinatorApi:
     def __init__(self, metrics: OperatorMetrics | None = None) -> None:
         self._metrics = metrics or OperatorMetrics()
         connector = aiohttp.TCPConnector(limit=MOST_CONNECTIONS, keepalive_timeout=60.0)
-        self._session = aiohttp.ClientSession(connector=connector)
+        # Coordinators set no cookies; looking for them would be a part of each request.
+        self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
     async def close(self) -> None:
         """Close all connections."""
