@@ -110,6 +110,11 @@ class _Version(msgspec.Struct):
     version: int
 
 
+# Made once and here: msgspec crashes the process when several threads are the first to use a type.
+_version_decoder = msgspec.json.Decoder(_Version)
+_entry_decoder = msgspec.json.Decoder(JournalEntry)
+
+
 def encode_entry(entry: JournalEntry) -> bytes:
     """An entry as stored."""
     return msgspec.json.encode(entry)
@@ -123,12 +128,12 @@ def decode_entry(data: bytes, seq: int, where: str) -> JournalEntry:
         IncompatibleCheckpointError: It is of a newer format.
     """
     try:
-        version = msgspec.json.decode(data, type=_Version).version
+        version = _version_decoder.decode(data).version
         if version > ENTRY_VERSION:
             raise IncompatibleCheckpointError(
                 f"{where} has format version {version}, this release reads up to {ENTRY_VERSION}; upgrade Checkdam to read it"
             )
-        entry = msgspec.json.decode(data, type=JournalEntry)
+        entry = _entry_decoder.decode(data)
     except msgspec.DecodeError as error:
         raise CorruptCheckpointError(f"{where} is not a journal entry: {error}") from error
     if entry.seq != seq:

@@ -161,6 +161,15 @@ def encode_manifest(manifest: CheckpointManifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest), indent=1)
 
 
+class _Version(msgspec.Struct):
+    version: int
+
+
+# Made once and here: msgspec crashes the process when several threads are the first to use a type.
+_version_decoder = msgspec.json.Decoder(_Version)
+_manifest_decoder = msgspec.json.Decoder(CheckpointManifest)
+
+
 def decode_manifest(data: bytes, where: str) -> CheckpointManifest:
     """Parse `_metadata`, named `where` in errors.
 
@@ -169,15 +178,12 @@ def decode_manifest(data: bytes, where: str) -> CheckpointManifest:
         IncompatibleCheckpointError: It is of a newer format.
     """
 
-    class _Version(msgspec.Struct):
-        version: int
-
     try:
-        version = msgspec.json.decode(data, type=_Version).version
+        version = _version_decoder.decode(data).version
         if version > FORMAT_VERSION:
             raise IncompatibleCheckpointError(
                 f"{where} has format version {version}, this release reads up to {FORMAT_VERSION}; upgrade Checkdam to read it"
             )
-        return msgspec.json.decode(data, type=CheckpointManifest)
+        return _manifest_decoder.decode(data)
     except msgspec.DecodeError as error:
         raise CorruptCheckpointError(f"{where} is not a checkpoint's _metadata: {error}") from error

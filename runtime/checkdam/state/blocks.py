@@ -72,6 +72,10 @@ class Block(msgspec.Struct, array_like=True):
     gone: bool = False
 
 
+# Made once and here: msgspec crashes the process when several threads are the first to use a type.
+_block_decoder = msgspec.msgpack.Decoder(Block)
+
+
 def pack_ints(numbers: Iterable[int]) -> bytes:
     """Signed 64-bit integers, little-endian, one after the other."""
     packed = array("q", numbers)
@@ -150,7 +154,7 @@ class StoredBlock(NamedTuple):
             with self.path.open("rb") as file:
                 file.seek(self.offset)
                 body = file.read(self.size_bytes)
-            return msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(body), type=Block)
+            return _block_decoder.decode(zstandard.ZstdDecompressor().decompress(body))
         except (OSError, zstandard.ZstdError, msgspec.DecodeError) as error:
             raise CorruptCheckpointError(f"a block of {where} cannot be read from {self.path}: {error}") from error
 

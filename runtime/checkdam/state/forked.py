@@ -56,6 +56,10 @@ class _Report(msgspec.Struct, array_like=True):
     error: str = ""
 
 
+# Made once and here: msgspec crashes the process when several threads are the first to use a type.
+_report_decoder = msgspec.msgpack.Decoder(_Report)
+
+
 def delete_contents(directory: Path) -> None:
     """Delete everything below `directory` as far as possible; the directory itself belongs to the caller."""
     for folder, folders, names in os.walk(directory, topdown=False):
@@ -201,7 +205,7 @@ class ChildSnapshot:
 
     def _files_of(self, data: bytes, status: int | None) -> list[LocalFile]:
         try:
-            report = msgspec.msgpack.decode(data, type=_Report)
+            report = _report_decoder.decode(data)
         except msgspec.DecodeError:
             how = "went away" if status is None else f"ended with exit code {os.waitstatus_to_exitcode(status)}"
             raise CheckpointError(

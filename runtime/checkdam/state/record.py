@@ -143,6 +143,11 @@ class _Version(msgspec.Struct):
     version: int
 
 
+# Made once and here: msgspec crashes the process when several threads are the first to use a type.
+_version_decoder = msgspec.json.Decoder(_Version)
+_record_decoder = msgspec.json.Decoder(SnapshotRecord)
+
+
 def read_record(path: Path) -> SnapshotRecord:
     """Read a `state.json`.
 
@@ -152,13 +157,13 @@ def read_record(path: Path) -> SnapshotRecord:
     """
     try:
         data = path.read_bytes()
-        version = msgspec.json.decode(data, type=_Version).version
+        version = _version_decoder.decode(data).version
         if version > RECORD_VERSION:
             raise IncompatibleCheckpointError(
                 f"the snapshot's `{RECORD_NAME}` has format version {version}, this release reads up to "
                 f"{RECORD_VERSION}; upgrade Checkdam to restore it"
             )
-        return msgspec.json.decode(data, type=SnapshotRecord)
+        return _record_decoder.decode(data)
     except (OSError, msgspec.DecodeError) as error:
         raise CorruptCheckpointError(f"{path} is not a snapshot's `{RECORD_NAME}`: {error}") from error
 

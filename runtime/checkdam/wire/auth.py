@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -63,6 +63,12 @@ class _Response(msgspec.Struct, frozen=True, array_like=True, tag="response"):
     mac: bytes
 
 
+# Made once and here: msgspec crashes the process when several threads are the first to use a type.
+_decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {
+    kind: msgspec.msgpack.Decoder(kind) for kind in (_Introduction, _Challenge, _Response)
+}
+
+
 def _mac(secret: bytes, role: bytes, first: bytes, second: bytes, purpose: Purpose) -> bytes:
     parts = (role, first, second, msgspec.msgpack.encode(purpose))
     framed = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
@@ -73,9 +79,10 @@ def _decode(body: bytes, kind: type[M]) -> M:
     if len(body) > HANDSHAKE_LIMIT_BYTES:
         raise AuthenticationError("the peer's handshake is too long")
     try:
-        return msgspec.msgpack.decode(body, type=kind)
+        message: M = _decoders[kind].decode(body)
     except msgspec.DecodeError:
         raise AuthenticationError("the peer does not speak Checkdam's handshake") from None
+    return message
 
 
 class ClientHandshake:
