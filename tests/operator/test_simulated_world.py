@@ -25,7 +25,7 @@ from checkdam_operator.decide.pods import PodPlan
 from checkdam_operator.reconcile.doing import Hands
 
 PLAYED = settings(
-    max_examples=40,
+    max_examples=70,
     derandomize=True,
     deadline=None,
     database=None,
@@ -83,7 +83,7 @@ def test_the_operator_may_be_killed_wherever_it_waits() -> None:
     undisturbed = play(LIFE)
     assert undisturbed.problems == []
     assert undisturbed.waits > 200
-    for number in range(1, undisturbed.waits, 23):
+    for number in range(1, undisturbed.waits, 19):
         outcome = play(LIFE, kill_at=number)
         assert outcome.problems == [], f"killed at wait {number}"
         assert (outcome.pods, outcome.state) == (undisturbed.pods, undisturbed.state), f"killed at wait {number}"

@@ -26,7 +26,6 @@ class Ending:
     refusal: str = ""
     retryable: bool = False
     stopped_with: str = ""
-    by_people: bool = False
 
 
 class Beginning(Process):

@@ -126,7 +126,7 @@ class CoordinatorClient(_Travels):
         if (method, url.path) == ("POST", "/v1/checkpoints"):
             return process.trigger(body["after"])
         if (method, url.path) == ("POST", "/v1/stop"):
-            return process.stop(checkpoint=body["checkpoint"])
+            return process.stop()
         if (method, url.path) == ("POST", "/v1/savepoints"):
             return process.savepoint(body["request"], stop=body["stop"])
         if (method, url.path) == ("POST", "/v1/savepoints/dispose"):

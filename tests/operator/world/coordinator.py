@@ -41,7 +41,6 @@ class CoordinatorProcess(Beginning):
         self._pending: int | None = None
         self._wanted: list[tuple[str, str]] = []
         self._stop: str | None = None
-        self._stop_by_people = False
         self._leaving = False
         self._failures = 0
         self._problem = ""
@@ -144,7 +143,7 @@ class CoordinatorProcess(Beginning):
         if self._leaving:
             self._take("leave")
         elif self._stop is not None:
-            self._begin_stop("", self._stop_by_people)
+            self._begin_stop("")
         if self.world.facts.input_ended:
             self.later(1.0, self.input_ends)
         if not self.life.program.lives:
@@ -242,7 +241,6 @@ class CoordinatorProcess(Beginning):
                 "STOPPED",
                 f"stopped with checkpoint {saved.id}",
                 stopped_with=f"{self.uri}/{saved.folder}",
-                by_people=self._stop_by_people,
             )
             self.state = "STOPPING"
             self.books.changed()
@@ -395,18 +393,18 @@ class CoordinatorProcess(Beginning):
             "lastCompleted": self._last_completed,
         }
 
-    def stop(self, *, checkpoint: bool, by_people: bool = False) -> dict[str, Any]:
+    def stop(self) -> dict[str, Any]:
         """The answer to `POST /v1/stop`. Raises CoordinatorRefusedError."""
         if self.ending is None and self.epoch == 0:
             raise CoordinatorRefusedError(409, "the job has not begun")
         if self.ending is None and self.state == "RUNNING" and not self._leaving:
-            self._begin_stop("", by_people)
+            self._begin_stop("")
         elif self.ending is None and self.state not in ("STOPPING", "FINISHING"):
-            self._stop, self._stop_by_people = "checkpoint", by_people
+            self._stop = "checkpoint"
         return {"state": self.state}
 
-    def _begin_stop(self, request: str, by_people: bool) -> None:
-        self._stop, self._stop_by_people = request or "checkpoint", by_people
+    def _begin_stop(self, request: str) -> None:
+        self._stop = request or "checkpoint"
         self.state = "STOPPING"
         self.books.changed()
         self._until_free(lambda: self._take("stop", request))
@@ -437,7 +435,7 @@ class CoordinatorProcess(Beginning):
             )
         self.books.add(request, stop=stop)
         if stop:
-            self._begin_stop(request, by_people=False)
+            self._begin_stop(request)
         elif self._pending is None:
             self._take("savepoint", request)
         else:

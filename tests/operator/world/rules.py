@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from world.run import World
 
 TOLD_WITH_A_DEPLOYMENT = frozenset(
-    {"Deployed", "Suspended", "RolledBack", "Completed", "JobFailed", "JobStopped", "JobTakenOver"}
+    {"Deployed", "Suspended", "Resumed", "RolledBack", "Completed", "JobFailed", "JobStopped", "JobTakenOver"}
 )
 """Events that go with a write that only one operator can make: they are told at most once, whoever tells."""
 
@@ -55,7 +55,6 @@ class Rules:
         self._specs: dict[tuple[str, int], Object] = {}
         self._origins: dict[str, set[str]] = {}
         self._epochs: dict[str, int] = {}
-        self._messages: dict[tuple[str, str, str], str] = {}
         self._tellers: dict[tuple[str, str, str], set[int]] = {}
         self._refused: set[str] = set()
         world.server.watchers.append(self._on_change)
@@ -68,11 +67,8 @@ class Rules:
     def told(self, job: Job, event: Event, operator: int) -> None:
         """An operator tells an event."""
         said = (job.uid, event.reason, event.key)
-        before = self._messages.setdefault(said, event.message)
         tellers = self._tellers.setdefault(said, set())
-        if before != event.message:
-            self.broken(f"the event {said} was told as {before!r} and as {event.message!r}")
-        elif operator in tellers or (tellers and event.reason in TOLD_WITH_A_DEPLOYMENT):
+        if operator in tellers or (tellers and event.reason in TOLD_WITH_A_DEPLOYMENT):
             self.broken(f"the event {said} was told twice")
         tellers.add(operator)
 
@@ -245,7 +241,7 @@ class Rules:
         assert deployment is not None
         allowed = {
             "Completed": self._world.facts.input_ended,
-            "Stopped": self._world.facts.stopped_by_people,
+            "Stopped": False,  # it goes on by itself, unless it was drained
             "Failed": not PROGRAMS[self._world.image_of(deployment)].works or job.status.rejected is not None,
             "TakenOver": False,
         }

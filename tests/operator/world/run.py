@@ -38,7 +38,6 @@ class Facts:
     """What people and fate have done that nobody can see afterwards."""
 
     input_ended: bool = False
-    stopped_by_people: bool = False
     orphaned: bool = False
 
 
