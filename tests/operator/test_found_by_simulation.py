@@ -34,7 +34,7 @@ def _seen(status: SavepointStatus | None = None, version: str = "77") -> Savepoi
 
 def test_the_same_failure_is_news_once() -> None:
     failed = replace(running(), coordinator=replace(running().coordinator, report=report(last_failure=FailureReport())))
-    memory = JobMemory(("team", "words"))
+    memory = JobMemory(("team", "words"), "uid-1")
 
     looks = [[event for event in decide(failed).events if memory.is_news(event)] for _ in range(2)]
 
@@ -42,7 +42,7 @@ def test_the_same_failure_is_news_once() -> None:
 
 
 def test_a_trouble_that_comes_back_is_told_again() -> None:
-    memory = JobMemory(("team", "words"))
+    memory = JobMemory(("team", "words"), "uid-1")
     wrong = replace(
         running(), job=replace(running().job, spec=None, problems=("`spec.parallelism` must be at least 1 (got 0)",))
     )
@@ -54,7 +54,7 @@ def test_a_trouble_that_comes_back_is_told_again() -> None:
 
 
 def test_what_was_told_long_ago_is_forgotten() -> None:
-    memory = JobMemory(("team", "words"))
+    memory = JobMemory(("team", "words"), "uid-1")
     for number in range(1_000):
         assert memory.is_news(Event("AttemptFailed", "", key=str(number)))
     assert memory.is_news(Event("AttemptFailed", "", key="0"))

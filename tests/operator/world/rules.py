@@ -101,12 +101,12 @@ class Rules:
 
     def _on_pod(self, body: Object) -> None:
         namespace, labels = body["metadata"]["namespace"], body["metadata"]["labels"]
+        job = self._world.server.find(STREAM_JOB, namespace, labels[JOB_LABEL])
+        if job is None or job["metadata"]["uid"] != labels[JOB_UID_LABEL]:
+            return  # collected soon, with all that there was
         life_config = self._world.nodes_config_map(body)
         if self._world.server.find(CONFIG_MAP, namespace, life_config) is None:
             self.broken(f"pod {body['metadata']['name']} was made of the manifest {life_config}, which is not stored")
-        job = self._world.server.find(STREAM_JOB, namespace, labels[JOB_LABEL])
-        if job is None or job["metadata"]["uid"] != labels[JOB_UID_LABEL]:
-            return  # collected soon
         deployment = job_of(job).status.deployment
         if deployment is None or deployment.revision < int(labels[REVISION_LABEL]):
             self.broken(f"pod {body['metadata']['name']} is of a revision that was not written ahead")
