@@ -304,3 +304,15 @@ def test_a_coordinator_that_has_not_begun_yet_has_no_epoch_to_tell() -> None:
 
     assert starting.status is not None
     assert (starting.status.epoch, starting.status.attempt) == (5, 1)
+
+
+def test_the_first_attempt_of_a_revision_is_no_restart_however_slowly_it_begins() -> None:
+    situation = with_status(running(), deployment=deployment(manifest(), epoch=0), epoch=3, attempt=2, restarts=1)
+    for changes in ({"epoch": 0, "attempt": 0}, {"epoch": 5, "attempt": 0}, {"epoch": 5, "attempt": 1}):
+        situation = with_report(situation, state="STARTING", **changes)
+        situation = after(situation, decide(situation))
+
+    assert situation.job.status.restarts == 1
+    again = decide(with_report(situation, epoch=8, attempt=1)).status
+    assert again is not None
+    assert again.restarts == 2

@@ -253,7 +253,7 @@ def write_status(
     active = deployment is not None and not deployment.suspended and not deployment.outcome
     desired = deployment.parallelism if deployment is not None and active else 0
     ready_workers = report.workers_connected if report is not None and active else 0
-    begun = report if report is not None and report.epoch else None
+    begun = report if report is not None and report.attempt else None
     made = StreamJobStatus(
         conditions=conditions,
         state=standing.state,
@@ -298,7 +298,8 @@ def _restarts(situation: Situation) -> int:
         return status.restarts
     if report.epoch == status.epoch:
         return status.restarts + max(0, report.attempt - status.attempt)
-    began = status.deployment is None or status.deployment.epoch == 0
+    # Nothing is known yet of an attempt of this revision: the first epoch of a revision is noted before its first attempt begins.
+    began = status.deployment is None or status.deployment.epoch == 0 or status.epoch < status.deployment.epoch
     return status.restarts + report.attempt - (1 if began else 0)
 
 

@@ -118,8 +118,9 @@ def _told(situation: Situation, status: StreamJobStatus) -> Iterator[Event]:
 
 def _starts_afresh(situation: Situation, report: JobReport) -> bool:
     before = situation.job.status
-    deployed_anew = before.deployment is not None and before.deployment.epoch == 0  # which is told when it is deployed
-    return is_volatile(situation) and not deployed_anew and 0 < before.epoch < report.epoch
+    first = before.deployment.epoch if before.deployment is not None else 0
+    # The first epoch of a revision is no surprise; it is told when it is deployed.
+    return is_volatile(situation) and first > 0 and max(first, before.epoch) < report.epoch
 
 
 def _failed(failure: FailureReport) -> Event:
