@@ -22,7 +22,7 @@ from aiohttp import web
 
 from checkdam.coordinator.checkpoints import CheckpointRecord
 from checkdam.coordinator.views import JobView, TriggerAnswer, TriggerRequest, WorkerPresence
-from checkdam_operator.resources.config import HTTP_PORT
+from checkdam.spec.ports import HTTP_PORT
 from checkdam_operator.resources.names import COMPONENT_LABEL, INDEX_LABEL, JOB_LABEL, JOB_UID_LABEL
 from cluster.control_plane import ControlPlane
 from cluster.stub_kubelet import Behaviour, stub_kubelet

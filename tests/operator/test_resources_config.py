@@ -24,14 +24,14 @@ def test_the_ports_inside_of_a_job_are_open_to_its_own_pods_alone() -> None:
 
 
 def test_the_http_port_is_open_to_the_operator_and_to_what_reads_metrics() -> None:
-    operator, metrics = allowed(config.network_policy(job(), PEERS), config.HTTP_PORT)
+    operator, metrics = allowed(config.network_policy(job(), PEERS), HTTP_PORT)
     assert operator["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "checkdam-system"}
     assert operator["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "checkdam-operator"}
     assert metrics == PEERS.metrics[0]
 
 
 def test_the_http_port_is_open_to_all_where_the_operator_runs_outside_of_the_cluster() -> None:
-    assert allowed(config.network_policy(job(), config.NetworkPeers()), config.HTTP_PORT) == [{}]
+    assert allowed(config.network_policy(job(), config.NetworkPeers()), HTTP_PORT) == [{}]
 
 
 def test_traffic_from_the_pods_is_free_until_the_user_writes_rules() -> None:

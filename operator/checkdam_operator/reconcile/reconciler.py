@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from checkdam.core.errors import CheckdamError, ManifestError
+from checkdam.spec.ports import HTTP_PORT
 from checkdam_operator.cache import ObjectCache
 from checkdam_operator.coordinators.client import Address
 from checkdam_operator.coordinators.watch import Coordinators
@@ -29,7 +30,6 @@ from checkdam_operator.reconcile.doing import Hands
 from checkdam_operator.reconcile.memory import JobMemory
 from checkdam_operator.reconcile.seeing import Eyes
 from checkdam_operator.reconcile.stuck import PATIENCE_MS, look_into_pods, may_be_stuck
-from checkdam_operator.resources.config import HTTP_PORT
 from checkdam_operator.resources.names import JOB_UID_LABEL
 from checkdam_operator.times import time_ms
 

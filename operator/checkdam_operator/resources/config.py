@@ -16,17 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from checkdam.spec import API_VERSION, KIND, StreamJob, parse_manifest
+from checkdam.spec.ports import CONTROL_PORT, DATA_PORT, HTTP_PORT
 from checkdam_operator.resources import names
 from checkdam_operator.resources.hashes import canonical_json, deployed_spec
-
-CONTROL_PORT: Final = 6470
-"""Of the coordinator, for workers."""
-
-HTTP_PORT: Final = 6471
-"""Of the coordinator, for the operator, people and what reads metrics."""
-
-DATA_PORT: Final = 6472
-"""Of each worker, for the other workers."""
 
 MANIFEST_KEY: Final = "streamjob.json"
 IMAGE_KEY: Final = "image"

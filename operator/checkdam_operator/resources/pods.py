@@ -14,9 +14,9 @@ from ipaddress import IPv6Address, ip_address
 from typing import Any, Final, Literal
 
 from checkdam.spec import ManifestError, StreamJob
+from checkdam.spec.ports import CONTROL_PORT, DATA_PORT, HTTP_PORT
 from checkdam.spec.status import Deployment, StartWish
 from checkdam_operator.resources import names
-from checkdam_operator.resources.config import CONTROL_PORT, DATA_PORT, HTTP_PORT
 from checkdam_operator.resources.hashes import canonical_json
 from checkdam_operator.resources.templates import Reserved, as_mapping, merge_field, merge_template, taken_names
 from checkdam_operator.resources.volumes import Mount, mounts, storage_problems, volume_problems

@@ -28,17 +28,9 @@ from pydantic import ValidationError
 
 from checkdam.coordinator.config import Addresses, CoordinatorConfig, write_atomically
 from checkdam.core.errors import CheckdamError
+from checkdam.spec.ports import CONTROL_PORT, DATA_PORT, HTTP_PORT
 from checkdam.spec.status import StartWish
 from checkdam.worker.config import WorkerConfig
-
-CONTROL_PORT: Final = 6470
-"""Of the coordinator, for workers."""
-
-HTTP_PORT: Final = 6471
-"""Of the coordinator, for its API."""
-
-DATA_PORT: Final = 6472
-"""Of each worker, for other workers."""
 
 STARTS_PER_POD: Final = 1_000_000
 """More starts than any pod will see: so each coordinator of a job has a number of its own, greater than those before it."""
