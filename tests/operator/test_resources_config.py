@@ -7,6 +7,7 @@ from typing import Any
 
 from resource_jobs import PEERS, job
 
+from checkdam.spec.ports import CONTROL_PORT, DATA_PORT, HTTP_PORT
 from checkdam_operator.resources import config
 
 
@@ -18,7 +19,7 @@ def allowed(policy: dict[str, Any], port: int) -> list[dict[str, Any]]:
 
 def test_the_ports_inside_of_a_job_are_open_to_its_own_pods_alone() -> None:
     policy = config.network_policy(job(), PEERS)
-    for port in (config.CONTROL_PORT, config.DATA_PORT):
+    for port in (CONTROL_PORT, DATA_PORT):
         [peer] = allowed(policy, port)
         assert peer == {"podSelector": policy["spec"]["podSelector"]}
 
