@@ -38,12 +38,12 @@ def test_a_coordinator_that_is_killed_is_started_again_in_its_pod(job: OrdersJob
 @pytest.mark.parametrize("component", ["worker", "coordinator"])
 @pytest.mark.parametrize("flags", [("--wait=false",), ("--force", "--grace-period=0", "--wait=false")])
 def test_a_pod_that_is_deleted_is_replaced(job: OrdersJob, component: str, flags: tuple[str, ...]) -> None:
-    before, written = job.names(component), job.check()
-    job.kubectl("delete", "pod", before[0], *flags)
+    before, written = job.pods(component), job.check()
+    job.kubectl("delete", "pod", before[0]["metadata"]["name"], *flags)
     job.until_more(written + 3000)
-    after = job.names(component)
+    after = job.pods(component)
     assert len(after) == len(before)
-    assert before[0] not in after
+    assert before[0]["metadata"]["uid"] not in {pod["metadata"]["uid"] for pod in after}
 
 
 def test_operator_pods_that_are_deleted_do_not_disturb_a_job(job: OrdersJob) -> None:

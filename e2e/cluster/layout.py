@@ -78,6 +78,14 @@ class Layout:
         """What only this machine sees and writes."""
         return self.folder / machine.name
 
+    def images(self, node: Machine) -> Path:
+        """What a node's containerd keeps: `/var/lib/containerd` there."""
+        return self.of(node) / "lib" / "containerd"
+
+    def given_images(self, node: Machine) -> Path:
+        """The file that says which images a node has, whole."""
+        return self.of(node) / "images"
+
     def log(self, machine: Machine, program: str) -> Path:
         """What a program of a machine has printed."""
         return self.of(machine) / f"{program}.log"

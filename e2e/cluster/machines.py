@@ -8,6 +8,7 @@ process of the machine. Nothing is mounted, and no interface but one is made, ou
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -97,6 +98,22 @@ class Machines:
         self._state.daemons[f"{machine.name}/{name}"] = process
         self._state.save(self._layout.state)
         return process
+
+    def stop(self, machine: Machine, name: str) -> None:
+        """End a program of the machine, which may take leave first; come back when it is gone.
+
+        Raises:
+            RuntimeError: It does not end.
+        """
+        process = self._state.daemons[f"{machine.name}/{name}"]
+        process.send(signal.SIGTERM)
+        until(
+            lambda: None if process.lives() else True,
+            lambda: False,
+            f"the end of {name} on {machine.name}",
+            self._layout.log(machine, name),
+            _PATIENCE_S,
+        )
 
     def lives(self, machine: Machine, name: str) -> bool:
         """Whether a program that was started on the machine still runs."""

@@ -18,13 +18,14 @@ from parts_cache import locked
 
 from cluster.cgroups import cgroups
 from cluster.cluster import S3_NODE_PORT, Cluster, Say, add_ons
+from cluster.containerd import import_image, import_images, start_containerd
 from cluster.control_machine import start_api, start_controllers
 from cluster.control_plane import ApiError, ControlPlane
 from cluster.images import image_archive
 from cluster.layout import CGROUP, CONTROL, LINK, MACHINES, NODES, Layout, Machine, layout
 from cluster.machines import Machines
 from cluster.network import connect_control, connect_node, disconnect
-from cluster.node import import_image, start_containerd, start_kubelet
+from cluster.node import start_kubelet
 from cluster.programs import API_PROGRAMS, NODE_PROGRAMS, install
 from cluster.requirements import prepare
 from cluster.state import ClusterState, load
@@ -88,7 +89,8 @@ class OwnCluster(Cluster):
                 self._start(images, say)
             elif self._state().images != str(images):
                 say("giving the new images to the nodes")
-                self.load_image(images)
+                with ThreadPoolExecutor() as pool:
+                    list(pool.map(lambda node: import_images(self.machines, self.layout, node, images), NODES))
                 self._remember_images(images)
 
     def down(self, say: Say) -> bool:
@@ -133,7 +135,7 @@ class OwnCluster(Cluster):
         for node in NODES:
             connect_node(machines, node)
         with ThreadPoolExecutor() as pool:
-            prepared = [pool.submit(_prepare_node, machines, self.layout, node, images) for node in NODES]
+            prepared = [pool.submit(start_containerd, machines, self.layout, node, images) for node in NODES]
             say("starting etcd and the API server")
             plane = start_api(machines, self.layout)
             start_controllers(machines, self.layout)
@@ -159,18 +161,16 @@ class OwnCluster(Cluster):
         groups.kill(state.cgroup)
         groups.remove(state.cgroup)
         disconnect()
-        kept = self.layout
-        folders = [kept.volumes, kept.secrets, kept.of(CONTROL) / "etcd", kept.folder / "cache"]
-        for folder in (*folders, *(kept.of(machine) / "lib" for machine in MACHINES)):
+        where = self.layout
+        for folder in (where.volumes, where.secrets, where.of(CONTROL) / "etcd", where.folder / "cache"):
             shutil.rmtree(folder, ignore_errors=True)
-        kept.kubeconfig.unlink(missing_ok=True)
-        kept.state.unlink()
+        for node in NODES:
+            for folder in where.images(node).parent.glob("*"):
+                if folder != where.images(node):
+                    shutil.rmtree(folder, ignore_errors=True)
+        where.kubeconfig.unlink(missing_ok=True)
+        where.state.unlink()
         return True
-
-
-def _prepare_node(machines: Machines, where: Layout, node: Machine, images: Path) -> None:
-    start_containerd(machines, where, node)
-    import_image(machines, node, images)
 
 
 def _until_ready(plane: ControlPlane, node: Machine) -> None:

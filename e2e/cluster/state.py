@@ -6,6 +6,7 @@ Processes are known by number and time of start, since numbers are used again.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -35,6 +36,11 @@ class Process:
             return found.create_time() == self.started_s and found.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+
+    def send(self, number: int) -> None:
+        """Send it a signal, if it lives."""
+        if self.lives():
+            os.kill(self.pid, number)
 
 
 @dataclass
