@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -104,12 +104,17 @@ async def at_once(work: Iterable[Awaitable[Any]]) -> None:
             group.create_task(run())
 
 
-async def until_none(plane: ControlPlane, path: str, fields: str) -> float:
-    """Wait until there is no object of which the field selector holds; returns the time by the monotonic clock."""
+async def until_none(plane: ControlPlane, path: str, fields: str, still: Callable[[], None] = lambda: None) -> float:
+    """Wait until there is no object of which the field selector holds; returns the time by the monotonic clock.
+
+    Args:
+        still: Called meanwhile; raises if there is nobody any more who would bring that about.
+    """
     deadline = time.monotonic() + _PATIENCE_S
     # From the API server's memory, which costs little beside what is measured.
     query = f"{path}?fieldSelector={fields}&resourceVersion=0"
     while (await asyncio.to_thread(plane.call, "GET", query))["items"]:
+        still()
         if time.monotonic() > deadline:
             raise RuntimeError(f"there are still objects with {fields} at {path} after {_PATIENCE_S:g} s")
         await asyncio.sleep(POLL_S)

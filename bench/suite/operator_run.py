@@ -153,7 +153,7 @@ async def run_operator(
         rest_s: How long it is watched then.
 
     Raises:
-        RuntimeError: A job did not become Ready.
+        RuntimeError: A job did not become Ready, or the operator has ended, as it does when it cannot keep its Lease.
     """
     await operator.start()
     try:
@@ -161,7 +161,7 @@ async def run_operator(
             await asyncio.sleep(_POLL_S)
         await create_jobs(plane, namespace, jobs, workers)
         path = f"/apis/checkdam.dev/v1alpha1/namespaces/{namespace}/streamjobs"
-        await until_none(plane, path, "status.state!=Running")
+        await until_none(plane, path, "status.state!=Running", lambda: _check_alive(operator))
         ready = await _moment(operator, plane)
         await asyncio.to_thread(_check_ready, plane, path, jobs)
         await asyncio.sleep(settle_s)
@@ -170,6 +170,14 @@ async def run_operator(
         return OperatorRun(Phase(begin, ready), Phase(before, await _moment(operator, plane)))
     finally:
         await operator.stop()
+
+
+def _check_alive(operator: OperatorProcess) -> None:
+    if not psutil.pid_exists(operator.pid):
+        end = operator.log.read_text()[-1000:]
+        raise RuntimeError(
+            f"the operator has ended; the machine may be too busy to measure on; the end of {operator.log}:\n{end}"
+        )
 
 
 def _check_ready(plane: ControlPlane, path: str, jobs: int) -> None:
