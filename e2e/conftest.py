@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from cluster.choice import chosen_cluster
-from cluster.cluster import Cluster
+from cluster.cluster import Cluster, reclaim_volumes
 from evidence import collect
 
 PROJECT: Final = Path(__file__).resolve().parents[1]
@@ -28,20 +28,24 @@ def cluster() -> Cluster:
 @pytest.fixture(scope="session")
 def checkdam(cluster: Cluster) -> Cluster:
     """The cluster, with the operator installed by its chart as it is, and Ready."""
-    where = ("--namespace", OPERATOR_NAMESPACE, "--create-namespace")
-    cluster.plane.helm(
-        "upgrade", "--install", "checkdam", str(PROJECT / "charts" / "checkdam"), *where, "--wait", "--timeout=120s"
-    )
+    chart = str(PROJECT / "charts" / "checkdam")
+    # Other images have the same names, so that nothing of a pod would change.
+    images = f"--set-string=podAnnotations.images={cluster.images_version}"
+    where = (f"--namespace={OPERATOR_NAMESPACE}", "--create-namespace")
+    cluster.plane.helm("upgrade", "--install", "checkdam", chart, *where, images, "--wait", "--timeout=120s")
     return cluster
 
 
 @pytest.fixture
 def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A namespace for one test, which is gone with all in it before the next."""
-    name = cluster.plane.new_namespace("e2e")
+    """A namespace for one test, whose pods are gone before the next."""
+    plane = cluster.plane
+    reclaim_volumes(plane, cluster.volumes)
+    name = plane.new_namespace("e2e")
     request.node.user_properties.append(("namespace", name))
     yield name
-    cluster.plane.kubectl("delete", "namespace", name, "--timeout=120s")
+    plane.kubectl("delete", "namespace", name, "--wait=false")
+    plane.kubectl("wait", "pods", "--all", f"--namespace={name}", "--for=delete", "--timeout=120s")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -25,7 +25,7 @@ from cluster.stub_kubelet import stub_kubelet
 
 _LAST_LINES: Final = 20
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,8 +18,8 @@ S3_ACCESS_KEY: Final = "checkdam-tests"
 S3_SECRET_KEY: Final = "checkdam-tests-secret"
 S3_NODE_PORT: Final = 30070
 _MANIFESTS: Final = Path(__file__).parent / "manifests"
-VOLUMES: Final = 60
-"""How many PersistentVolumes there are; each is for one claim, as long as the cluster is up."""
+VOLUMES: Final = 20
+"""How many PersistentVolumes there are."""
 _DEPLOYMENTS: Final = {"dns": ("kube-system", "coredns"), "s3": ("storage", "s3")}
 """Manifest → namespace and name of what must become Ready."""
 _ADD_ONS_WAIT: Final = "--timeout=120s"
@@ -48,6 +49,11 @@ class Cluster(ABC):
     @abstractmethod
     def s3_outside(self) -> str:
         """The S3 server, as processes of this computer reach it."""
+
+    @property
+    @abstractmethod
+    def images_version(self) -> str:
+        """Tells the images that the nodes have from those that they had before: all are under the same names."""
 
     @abstractmethod
     def is_up(self) -> bool:
@@ -89,6 +95,20 @@ class Cluster(ABC):
         """The logs of its programs."""
 
 
+def reclaim_volumes(plane: ControlPlane, folder: Path) -> None:
+    """Empty the PersistentVolumes whose claims are gone, and offer them to others.
+
+    Raises:
+        CommandError: The API server refuses.
+    """
+    for volume in plane.call("GET", "/api/v1/persistentvolumes")["items"]:
+        if volume["status"].get("phase") == "Released":
+            name = volume["metadata"]["name"]
+            shutil.rmtree(folder / name)
+            _make_volume_folder(folder / name)
+            plane.kubectl("patch", "persistentvolume", name, "--type=merge", '--patch={"spec":{"claimRef":null}}')
+
+
 def add_ons(plane: ControlPlane, volumes: Path, names: Sequence[str]) -> None:
     """Apply what is in `manifests/`, with PersistentVolumes for whoever claims one, and wait until it is Ready.
 
@@ -114,8 +134,7 @@ def _volumes(folder: Path) -> Iterator[dict[str, Any]]:
     }
     for number in range(VOLUMES):
         place = folder / f"volume-{number}"
-        place.mkdir(exist_ok=True)
-        place.chmod(0o777)  # Kubernetes gives volumes of this kind to no group
+        _make_volume_folder(place)
         yield {
             "apiVersion": "v1",
             "kind": "PersistentVolume",
@@ -128,3 +147,8 @@ def _volumes(folder: Path) -> Iterator[dict[str, Any]]:
                 "hostPath": {"path": str(place)},
             },
         }
+
+
+def _make_volume_folder(place: Path) -> None:
+    place.mkdir(exist_ok=True)
+    place.chmod(0o777)  # Kubernetes gives volumes of this kind to no group

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,8 +30,8 @@ _PODS: Final = "io.containerd.grpc.v1.cri"
 """The part that looks after pods."""
 
 
-def start_containerd(machines: Machines, layout: Layout, node: Machine, images: Path) -> None:
-    """Start containerd with the images of an archive, and come back when it answers.
+def start_containerd(machines: Machines, layout: Layout, node: Machine, archives: Sequence[Path]) -> None:
+    """Start containerd with the images of these archives, and come back when it answers.
 
     Raises:
         CommandError: It does not take the images.
@@ -46,26 +47,32 @@ def start_containerd(machines: Machines, layout: Layout, node: Machine, images: 
             layout.given_images(node).unlink(missing_ok=True)
             shutil.rmtree(layout.images(node))
     _start(machines, layout, node, _config(network))
-    if not _has(layout, node, images):
-        import_images(machines, layout, node, images)
+    import_images(machines, layout, node, archives)
 
 
-def import_images(machines: Machines, layout: Layout, node: Machine, images: Path) -> None:
-    """Give the images of the cluster to a node's containerd, in place of those that it has.
+def import_images(machines: Machines, layout: Layout, node: Machine, archives: Sequence[Path]) -> None:
+    """Give the images of the cluster, as far as they are new, to a node's containerd in place of those that it has.
 
     Raises:
         CommandError: It does not take them.
     """
-    given = layout.given_images(node)
-    given.unlink(missing_ok=True)
-    # These names would keep the earlier images from being collected; they come again with those that are still there.
-    earlier = [
-        name for name in machines.run(node, *_CTR, "images", "ls", "--quiet").split() if name.startswith("sha256:")
-    ]
-    if earlier:
-        machines.run(node, *_CTR, "images", "rm", *earlier)
-    import_image(machines, node, images)
-    given.write_text(str(images))
+    file = layout.given_images(node)
+    given = file.read_text().splitlines() if file.exists() else []
+    missing = [archive for archive in archives if str(archive) not in given]
+    for archive in missing:
+        import_image(machines, node, archive)
+    file.write_text("\n".join(map(str, archives)))
+    if missing:
+        _forget_replaced_images(machines, node)
+
+
+def _forget_replaced_images(machines: Machines, node: Machine) -> None:
+    """Each image has a second name, made of its digest, which stays when the first is given to another."""
+    rows = [line.split() for line in machines.run(node, *_CTR, "images", "ls").splitlines()[1:]]
+    named = {row[2] for row in rows if not row[0].startswith("sha256:")}
+    replaced = [row[0] for row in rows if row[2] not in named]
+    if replaced:
+        machines.run(node, *_CTR, "images", "rm", *replaced)
 
 
 def import_image(machines: Machines, node: Machine, archive: Path) -> None:
@@ -75,11 +82,6 @@ def import_image(machines: Machines, node: Machine, archive: Path) -> None:
         CommandError: It does not take them.
     """
     machines.run(node, *_CTR, "images", "import", str(archive))
-
-
-def _has(layout: Layout, node: Machine, images: Path) -> bool:
-    given = layout.given_images(node)
-    return given.exists() and given.read_text() == str(images)
 
 
 def _forget_pods(machines: Machines, layout: Layout, node: Machine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from cluster.commands import CommandError, run
 from cluster.control_plane import ControlPlane
 from cluster.credentials import write_secret
 from cluster.image_archive import Image, ImageConfig, pack_images, pack_program
-from cluster.image_definitions import PROJECT_IMAGES
+from cluster.image_definitions import PROJECT_IMAGES, ProjectImage
 from cluster.image_layers import PROJECT
 from cluster.images import S3, version
 from cluster.layout import STAYS, layout
@@ -52,6 +53,11 @@ class KindCluster(Cluster):
     def s3_outside(self) -> str:
         return f"http://127.0.0.1:{S3_NODE_PORT}"
 
+    @property
+    def images_version(self) -> str:
+        ids = (run("docker", "images", "--no-trunc", "--quiet", _tagged(image)) for image in PROJECT_IMAGES)
+        return hashlib.sha256("".join(ids).encode()).hexdigest()[:16]
+
     def is_up(self) -> bool:
         return self._layout.kubeconfig.exists() and _NAME in _kind("get", "clusters").split()
 
@@ -74,7 +80,7 @@ class KindCluster(Cluster):
             self._write_access()
         say("building the images and giving them to the nodes")
         for image in PROJECT_IMAGES:
-            name = f"{image.name}:{version()}"
+            name = _tagged(image)
             dockerfile = PROJECT / "images" / image.name.rpartition("/")[2] / "Dockerfile"
             run("docker", "build", "--quiet", "--tag", name, "--file", str(dockerfile), str(PROJECT))
             _kind("load", "docker-image", "--name", _NAME, name)
@@ -135,6 +141,10 @@ class KindCluster(Cluster):
             pack_program(install("versitygw"), layer)
             pack_images(archive, [Image(S3, ImageConfig(("/versitygw",)), (layer,))])
             self.load_image(archive)
+
+
+def _tagged(image: ProjectImage) -> str:
+    return f"{image.name}:{version()}"
 
 
 def _kind(*arguments: str, stdin: str | None = None) -> str:

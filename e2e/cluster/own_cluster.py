@@ -6,6 +6,7 @@ processes that were started, waits until the last is gone, and with them go the 
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from cluster.cluster import S3_NODE_PORT, Cluster, Say, add_ons
 from cluster.containerd import import_image, import_images, start_containerd
 from cluster.control_machine import start_api, start_controllers
 from cluster.control_plane import ApiError, ControlPlane
-from cluster.images import image_archive
+from cluster.images import image_archives
 from cluster.layout import CGROUP, CONTROL, LINK, MACHINES, NODES, Layout, Machine, layout
 from cluster.machines import Machines
 from cluster.network import connect_control, connect_node, disconnect
@@ -67,6 +68,10 @@ class OwnCluster(Cluster):
         return f"http://{NODES[0].address}:{S3_NODE_PORT}"
 
     @property
+    def images_version(self) -> str:
+        return hashlib.sha256(repr(self._state().images).encode()).hexdigest()[:16]
+
+    @property
     def machines(self) -> Machines:
         """The machines of a cluster that is up, to run programs on."""
         return Machines(self.layout, cgroups(), self._state())
@@ -84,10 +89,10 @@ class OwnCluster(Cluster):
                 prepare(say)
             for program in (*API_PROGRAMS, *NODE_PROGRAMS):
                 install(program)
-            images = image_archive()
+            images = image_archives()
             if not self.is_up():
                 self._start(images, say)
-            elif self._state().images != str(images):
+            elif self._state().images != list(map(str, images)):
                 say("giving the new images to the nodes")
                 with ThreadPoolExecutor() as pool:
                     list(pool.map(lambda node: import_images(self.machines, self.layout, node, images), NODES))
@@ -118,13 +123,13 @@ class OwnCluster(Cluster):
     def _state(self) -> ClusterState:
         return load(self.layout.state) or ClusterState()
 
-    def _remember_images(self, images: Path) -> None:
+    def _remember_images(self, images: Sequence[Path]) -> None:
         state = self._state()
-        state.images = str(images)
+        state.images = list(map(str, images))
         state.save(self.layout.state)
 
-    def _start(self, images: Path, say: Say) -> None:
-        groups, state = cgroups(), ClusterState(cgroup=CGROUP, link=LINK, images=str(images))
+    def _start(self, images: Sequence[Path], say: Say) -> None:
+        groups, state = cgroups(), ClusterState(cgroup=CGROUP, link=LINK, images=list(map(str, images)))
         state.save(self.layout.state)
         self.volumes.mkdir(exist_ok=True)
         machines = Machines(self.layout, groups, state)

@@ -50,7 +50,7 @@ class ClusterState:
     link: Network link in the namespace of the computer; empty if none was made.
     holders: Machine → process that holds its namespaces.
     daemons: `machine/program` → process.
-    images: Archive of images that the nodes have.
+    images: Archives of images that the nodes have.
     complete: It was brought up to the end.
     """
 
@@ -58,7 +58,7 @@ class ClusterState:
     link: str = ""
     holders: dict[str, Process] = field(default_factory=dict)
     daemons: dict[str, Process] = field(default_factory=dict)
-    images: str = ""
+    images: list[str] = field(default_factory=list)
     complete: bool = False
 
     def save(self, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Archives of images, read by somebody else's rules: those that `docker load` goes by."""
+"""Archives of images, read by the rules of the Open Container Initiative."""
 
 from __future__ import annotations
 
@@ -29,20 +29,29 @@ def layer(folder: Path, name: str, content: str) -> Path:
     return folder / f"{name}.tar"
 
 
-def manifest(files: dict[str, bytes]) -> list[dict[str, Any]]:
-    return json.loads(files["manifest.json"])
+def blob(files: dict[str, bytes], reference: dict[str, Any]) -> bytes:
+    """What a reference means; it must be true."""
+    content = files[f"blobs/{reference['digest'].replace(':', '/')}"]
+    assert reference["digest"] == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    assert reference["size"] == len(content)
+    return content
 
 
-def test_each_image_names_its_layers_by_their_digests_in_order(tmp_path: Path) -> None:
+def manifests(files: dict[str, bytes]) -> dict[str, dict[str, Any]]:
+    """Name of an image → its manifest."""
+    assert json.loads(files["oci-layout"]) == {"imageLayoutVersion": "1.0.0"}
+    index = json.loads(files["index.json"])["manifests"]
+    return {entry["annotations"]["io.containerd.image.name"]: json.loads(blob(files, entry)) for entry in index}
+
+
+def test_each_image_has_its_layers_in_order_and_says_what_its_process_is(tmp_path: Path) -> None:
     lower, upper = layer(tmp_path, "lower", "1"), layer(tmp_path, "upper", "2")
     config = ImageConfig(("python", "-m", "job"), "65532:65532", "/app", ("A=b",), {"title": "Job"})
     pack_images(tmp_path / "images.tar", [Image("registry/job:1", config, (lower, upper))])
     files = read(tmp_path / "images.tar")
-    [entry] = manifest(files)
-    described = json.loads(files[entry["Config"]])
-    assert entry["RepoTags"] == ["registry/job:1"]
-    assert entry["Config"] == f"{hashlib.sha256(files[entry['Config']]).hexdigest()}.json"
-    assert [files[name] for name in entry["Layers"]] == [lower.read_bytes(), upper.read_bytes()]
+    manifest = manifests(files)["registry/job:1"]
+    described = json.loads(blob(files, manifest["config"]))
+    assert [blob(files, reference) for reference in manifest["layers"]] == [lower.read_bytes(), upper.read_bytes()]
     digests = [f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}" for file in (lower, upper)]
     assert described["rootfs"] == {"type": "layers", "diff_ids": digests}
     assert described["config"] == {
@@ -61,8 +70,18 @@ def test_a_layer_that_two_images_share_is_there_once(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "images.tar") as archive:
         names = archive.getnames()
     assert len(names) == len(set(names))
-    one, two = manifest(read(tmp_path / "images.tar"))
-    assert one["Layers"] == two["Layers"][:1]
+    found = manifests(read(tmp_path / "images.tar"))
+    assert found["a:1"]["layers"] == found["b:1"]["layers"][:1]
+
+
+def test_a_layer_that_is_there_already_is_named_and_left_out(tmp_path: Path) -> None:
+    base, own = layer(tmp_path, "base", "1"), layer(tmp_path, "own", "2")
+    pack_images(tmp_path / "images.tar", [Image("b:1", ImageConfig(("/run",)), (base, own))], there=[base])
+    files = read(tmp_path / "images.tar")
+    lower, upper = manifests(files)["b:1"]["layers"]
+    assert lower["digest"] == f"sha256:{hashlib.sha256(base.read_bytes()).hexdigest()}"
+    assert f"blobs/{lower['digest'].replace(':', '/')}" not in files
+    assert blob(files, upper) == own.read_bytes()
 
 
 def test_a_layer_keeps_times_and_modes_and_forgets_the_names_of_users(tmp_path: Path) -> None:

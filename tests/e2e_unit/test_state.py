@@ -16,7 +16,7 @@ def test_what_was_saved_is_loaded_and_nothing_is_none(tmp_path: Path) -> None:
     file = tmp_path / "state.json"
     assert load(file) is None
     state = ClusterState(
-        "group", "link", {"node1": Process(7, 1.5)}, {"node1/kubelet": Process(8, 2.5)}, "images", True
+        "group", "link", {"node1": Process(7, 1.5)}, {"node1/kubelet": Process(8, 2.5)}, ["images"], True
     )
     state.save(file)
     assert load(file) == state
