@@ -10,7 +10,7 @@ from botocore.retries.standard import ExponentialBackoff
 from faulty_proxy import FaultyProxy, faulty_proxy
 from s3_server import S3Bucket
 
-from checkdam.checkpoint.storage import s3, s3_clients
+from checkdam.checkpoint.storage import s3, s3_clients, s3_downloads
 from checkdam.checkpoint.storage.s3 import S3Storage
 from checkdam.spec.checkpoint import S3Options
 
@@ -27,6 +27,7 @@ def impatient(timeout_s: float = 5.0) -> Iterator[None]:
         patch.object(s3_clients, "OBJECTS_READ_TIMEOUT_S", timeout_s),
         patch.object(s3_clients, "TRANSFERS_READ_TIMEOUT_S", timeout_s),
         patch.object(s3, "_PAUSES_S", (1e-6, 1e-6, 1e-6)),
+        patch.object(s3_downloads, "PAUSES_S", (1e-6, 1e-6, 1e-6)),
         patch.object(ExponentialBackoff, "delay_amount", lambda self, context: 0.0),
     ):
         yield

@@ -100,7 +100,7 @@ class S3Storage:
         about = {"Metadata": {_MARK: mark}}
         for pause_s in (*_PAUSES_S, 0.0):
             try:
-                self._clients.transfers().upload(str(local), self._bucket, key, extra_args=about).result()
+                self._clients.uploads().upload(str(local), self._bucket, key, extra_args=about).result()
             except S3_ERRORS as error:
                 if is_conflict(error) and pause_s:
                     _pause(pause_s)
@@ -133,7 +133,7 @@ class S3Storage:
             raise self._cannot_write(path, local, error) from error
         try:
             with file, self._reported("fetch", path):
-                self._clients.transfers().download(self._bucket, key, file).result()
+                self._clients.downloads().download(self._bucket, key, file.fileno())
         except BaseException as error:
             local.unlink(missing_ok=True)
             if isinstance(error, OSError):

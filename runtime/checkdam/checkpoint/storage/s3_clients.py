@@ -1,14 +1,14 @@
 """How S3 is reached: clients with our timeouts and retries, made per process, and where their credentials come from.
 
 There are two clients because two things must not wait alike. *Objects* are small: an entry of the journal, a listing, a
-delete; a server that does not answer them soon is not going to. *Transfers* are the files of checkpoints, where a server
-may think for a while before it says that it has put the parts of a large one together. The client of transfers puts
-everything under a condition, so that a stored file is never replaced.
+delete; a server that does not answer them soon is not going to. *Files* of checkpoints may be large, and a server may think
+for a while before it says that it has put the parts of one together. The client of files puts everything under a condition, so
+that a stored file is never replaced.
 
 Retries are botocore's own (`standard`: backoff with full jitter, and a budget that stops them when nothing gets through).
-Checksums stay on: a CRC of every body, which the server compares. Over plain http boto3 would hash bodies a second time, for the
-signature. Objects are signed so; files are not: `_metadata`, which is an object, has the SHA-256 of each, and a restore checks
-it, so nobody on the way can change one unnoticed, and hashing them once is enough.
+Checksums stay on: a CRC of every body that is stored, which the server compares. Over plain http boto3 would hash bodies a second
+time, for the signature. Objects are signed so; files are not: `_metadata`, which is an object, has the SHA-256 of each, and a
+restore checks it, so nobody on the way can change one unnoticed, and hashing them once is enough, in either direction.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.loaders import create_loader
 from s3transfer.manager import TransferConfig, TransferManager
 
+from checkdam.checkpoint.storage.s3_downloads import Downloads
 from checkdam.core.errors import StorageError
 from checkdam.spec.checkpoint import S3Options
 
@@ -85,7 +86,9 @@ class S3Clients:
         self._pid = 0
         self._session: boto3.session.Session | None = None
         self._objects: S3Client | None = None
-        self._transfers: TransferManager | None = None
+        self._files: S3Client | None = None
+        self._uploads: TransferManager | None = None
+        self._downloads: Downloads | None = None
 
     @property
     def endpoint(self) -> str:
@@ -102,37 +105,48 @@ class S3Clients:
                 self._objects = self._make(OBJECTS_READ_TIMEOUT_S)
             return self._objects
 
-    def transfers(self) -> TransferManager:
-        """Moves files, in parallel parts, by a client that refuses to replace one."""
+    def uploads(self) -> TransferManager:
+        """Stores files, in parallel parts, by a client that refuses to replace one."""
         with self._lock:
             self._forget_if_forked()
-            if self._transfers is None:
-                client = self._make(TRANSFERS_READ_TIMEOUT_S, signs_bodies=False)
-                for operation in ("PutObject", "CompleteMultipartUpload"):
-                    client.meta.events.register(f"before-parameter-build.s3.{operation}", _only_if_free)
+            if self._uploads is None:
                 config = TransferConfig(
                     multipart_threshold=PART_SIZE_BYTES + 1,
                     multipart_chunksize=PART_SIZE_BYTES,
                     max_request_concurrency=self._parallel_transfers,
                     max_submission_concurrency=self._parallel_transfers,
-                    io_chunksize=1024 * 1024,
-                    max_io_queue_size=8 * self._parallel_transfers,
                 )
-                self._transfers = TransferManager(client, config)
-            return self._transfers
+                self._uploads = TransferManager(self._client_for_files(), config)
+            return self._uploads
+
+    def downloads(self) -> Downloads:
+        """Brings files, in parallel parts."""
+        with self._lock:
+            self._forget_if_forked()
+            if self._downloads is None:
+                self._downloads = Downloads(self._client_for_files(), PART_SIZE_BYTES, self._parallel_transfers)
+            return self._downloads
+
+    def _client_for_files(self) -> S3Client:
+        if self._files is None:
+            self._files = self._make(TRANSFERS_READ_TIMEOUT_S, for_files=True)
+            for operation in ("PutObject", "CompleteMultipartUpload"):
+                self._files.meta.events.register(f"before-parameter-build.s3.{operation}", _only_if_free)
+        return self._files
 
     def _forget_if_forked(self) -> None:
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            self._session = self._objects = self._transfers = None
+            self._session = self._objects = self._files = None
+            self._uploads = self._downloads = None
 
-    def _make(self, read_timeout_s: int, signs_bodies: bool = True) -> S3Client:
+    def _make(self, read_timeout_s: int, for_files: bool = False) -> S3Client:
         if self._session is None:
             self._session = self._make_session()
         options = self._options
         style = self._addressing_style()
         settings: Any = {"addressing_style": style} if style else {}
-        if not signs_bodies:
+        if for_files:
             settings["payload_signing_enabled"] = False
         config = Config(
             connect_timeout=CONNECT_TIMEOUT_S,
@@ -140,6 +154,7 @@ class S3Clients:
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
             max_pool_connections=max(10, 2 * self._parallel_transfers),
             s3=settings or None,
+            response_checksum_validation="when_required" if for_files else None,
             user_agent_extra="checkdam",
         )
         region = options.region or self._session.region_name or ("us-east-1" if self.endpoint else None)

@@ -12,11 +12,10 @@ from typing import Any, Final
 from boto3.exceptions import Boto3Error
 from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
-from s3transfer.exceptions import RetriesExceededError
 
 from checkdam.core.errors import NotFoundError, StorageError
 
-S3_ERRORS: Final = (BotoCoreError, ClientError, Boto3Error, RetriesExceededError)
+S3_ERRORS: Final = (BotoCoreError, ClientError, Boto3Error)
 """Everything that a client raises when a request fails."""
 
 _CREDENTIALS: Final = "give the right ones: `spec.checkpoint.storage.s3.credentialsSecret` on a cluster, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile elsewhere"
@@ -86,8 +85,6 @@ def storage_error(operation: str, where: str, error: BaseException, endpoint: st
         error: One of `S3_ERRORS`.
         endpoint: The server, for people; empty: Amazon's.
     """
-    while isinstance(error, RetriesExceededError) and error.last_exception is not None:
-        error = error.last_exception
     if code_of(error) in _MISSING:
         return NotFoundError(operation, where, "no such file")
     cause, hint = _of_answer(error) if isinstance(error, ClientError) else _of_silence(error, endpoint)
