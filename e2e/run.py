@@ -29,13 +29,18 @@ def main(arguments: list[str]) -> int:
     was_up = cluster.is_up()
     try:
         cluster.up(_say)
-        return int(pytest.main([str(FOLDER), "-v", *arguments]))
+        ended = int(pytest.main([str(FOLDER), "-v", *arguments]))
     except UnavailableError as error:
         print(error, file=sys.stderr)
         return EXIT_UNAVAILABLE
     finally:
         if not was_up:
             cluster.down(_say)
+    left = [] if was_up else cluster.left()
+    if left:
+        print(f"the cluster has left behind: {', '.join(left)}", file=sys.stderr)
+        return 1
+    return ended
 
 
 def _say(what: str) -> None:

@@ -79,6 +79,10 @@ class Cluster(ABC):
         """
 
     @abstractmethod
+    def left(self) -> Sequence[str]:
+        """What of it is there although it was taken down; nothing if all is well."""
+
+    @abstractmethod
     def status(self) -> Sequence[str]:
         """What it is made of and what of that runs, a line each."""
 

@@ -97,6 +97,9 @@ class KindCluster(Cluster):
         self._layout.kubeconfig.unlink(missing_ok=True)
         return there
 
+    def left(self) -> Sequence[str]:
+        return [f"the node {node}" for node in _kind("get", "nodes", "--name", _NAME).split() if node.startswith(_NAME)]
+
     def status(self) -> Sequence[str]:
         return [f"{node}: runs" for node in _kind("get", "nodes", "--name", _NAME).split()]
 

@@ -17,7 +17,7 @@ from server_process import until
 
 from cluster.cgroups import Cgroups
 from cluster.commands import run
-from cluster.layout import CGROUP, Layout, Machine
+from cluster.layout import Layout, Machine
 from cluster.state import ClusterState, Process
 
 _JOIN: Final = 'echo $$ > "$0" && exec "$@"'
@@ -126,7 +126,7 @@ class Machines:
         self, machine: Machine, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
     ) -> Process:
         """Every program replaces the one before under the same number: shell, nsenter, daemon."""
-        entrance = self._groups.entrance(f"{CGROUP}/{machine.name}")
+        entrance = self._groups.entrance(f"{self._state.cgroup}/{machine.name}")
         # No `Popen`, which is for a process that ends before its parent, and warns otherwise.
         pid = os.posix_spawn(
             "/bin/sh",

@@ -104,6 +104,17 @@ class OwnCluster(Cluster):
         with locked(self.layout.folder / "lock"):
             return self._remove(say)
 
+    def left(self) -> Sequence[str]:
+        groups = [str(tree / CGROUP) for tree in cgroups().trees if (tree / CGROUP).exists()]
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        state = self._state()
+        return [
+            *(f"the control group {group}" for group in groups),
+            *(f"the mount {mount}" for mount in mounts if str(self.layout.folder) in mount),
+            *([f"the network link {LINK}"] if Path("/sys/class/net", LINK).exists() else []),
+            *(f"the process {name}" for name, process in state.daemons.items() if process.lives()),
+        ]
+
     def status(self) -> Sequence[str]:
         state = self._state()
         processes = {**{f"{name}/namespaces": holder for name, holder in state.holders.items()}, **state.daemons}
