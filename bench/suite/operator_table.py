@@ -59,19 +59,18 @@ class Measured:
         cpu_ms = self._median(lambda run: run.ramp.cpu_s) / self.jobs * 1000
         requests = self._median(lambda run: run.ramp.requests()) / self.jobs
         look_ms = self._median(lambda run: run.ramp.look_s(0.99)) * 1000
+        first = self._row("until all jobs are Ready", f"{ready_s:.1f} s")
         rows = []
         for loops, kind in ((self.pods, "pods"), (self.objects, "objects")):
-            row = self._row("until all jobs are Ready", f"{ready_s:.1f} s")
             if loops:
                 theirs_s = statistics.median(loop.wall_s for loop in loops)
-                row = _beside(row, loops, kind, f"{theirs_s:.1f} s", ratio=f"{theirs_s / ready_s:.2f}")
-            rows.append(row)
+                rows.append(_beside(first, loops, kind, f"{theirs_s:.1f} s", ratio=f"{theirs_s / ready_s:.2f}"))
         cpu = self._row("operator's CPU until then, each job", f"{cpu_ms:.1f} ms")
         if self.objects:
             theirs_ms = statistics.median(loop.cpu_s for loop in self.objects) / self.jobs * 1000
             cpu = _beside(cpu, self.objects, "objects", f"{theirs_ms:.1f} ms", cpu_ratio=f"{theirs_ms / cpu_ms:.2f}")
         return [
-            *rows,
+            *(rows or [first]),
             cpu,
             self._row("requests to the API server until then, each job", f"{requests:.1f}"),
             self._row("one look at a job until then, p99", f"{look_ms:.0f} ms"),
