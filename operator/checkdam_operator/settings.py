@@ -96,14 +96,15 @@ class Settings(BaseModel):
     lease_namespace: str = ""
     """Namespace of the Lease; empty for the one that the operator's pod is in, and `default` outside of a cluster."""
 
-    workers: Annotated[int, Field(ge=1, le=200)] = 10
-    """How many jobs are looked at at once. One look takes milliseconds unless something does not answer; jobs in trouble get at most half of these."""
+    workers: Annotated[int, Field(ge=1, le=200)] = 50
+    """How many jobs are looked at at once. One look takes milliseconds, but one that has to wait for the limit of writes, or for something that does not answer,
+    keeps its place meanwhile; jobs in trouble get at most half of these."""
 
-    writes_per_second: Annotated[float, Field(gt=0, le=10_000)] = 50.0
+    writes_per_second: Annotated[float, Field(gt=0, le=10_000)] = 100.0
     """How many writes a second are sent to the API server, in the long run. A new job with two workers takes about a dozen; a small control plane
     manages several times as many beside its other work."""
 
-    write_burst: Annotated[int, Field(ge=1, le=10_000)] = 100
+    write_burst: Annotated[int, Field(ge=1, le=10_000)] = 200
     """How many writes may be sent at once after a quiet time, so that a single job never waits."""
 
     resync_interval: Duration = "5m"

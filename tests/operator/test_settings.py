@@ -13,7 +13,7 @@ def test_without_any_variable_the_defaults_hold() -> None:
     settings = Settings.from_environment({"PATH": "/bin"})
     assert settings == Settings()
     assert settings.namespaces == ()
-    assert (settings.writes_per_second, settings.write_burst) == (50.0, 100)
+    assert (settings.writes_per_second, settings.write_burst) == (100.0, 200)
     assert settings.resync_interval_s == 300.0
 
 
