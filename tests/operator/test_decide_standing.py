@@ -316,3 +316,14 @@ def test_the_first_attempt_of_a_revision_is_no_restart_however_slowly_it_begins(
     again = decide(with_report(situation, epoch=8, attempt=1)).status
     assert again is not None
     assert again.restarts == 2
+
+
+def test_the_news_of_a_checkpoint_wait_for_the_look_at_the_next_one_if_that_comes_soon() -> None:
+    newer = CheckpointReport(8, "COMPLETED", "interval", "5.1", NOW_MS, "chk-8-5.1-0", 300, 2**20)
+    rarely = manifest(checkpoint={"interval": "1h"})
+
+    often = decide(with_report(running(), last_checkpoint=newer))
+    seldom = decide(with_report(running(rarely), last_checkpoint=newer))
+
+    assert often.again_ms == NOW_MS + 10_000
+    assert seldom.again_ms == NOW_MS + 30_000

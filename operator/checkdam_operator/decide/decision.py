@@ -66,6 +66,8 @@ def decide(situation: Situation) -> Decision:
         last_working=working,
     )
     written, news_ms = _worth_writing(situation, status)
+    if news_ms is not None and checkpoint_ms is not None and checkpoint_ms <= news_ms + CHECKPOINT_NEWS_MS:
+        news_ms = None  # the look at the next checkpoint writes it: with many jobs each look counts
     actions: tuple[Action, ...] = (
         *kept,
         *_services(situation, deployment, pods),
