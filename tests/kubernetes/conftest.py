@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from job_scene import CRDS, Scene, job_scene
+from s3_server import S3Bucket
 
 from cluster.control_plane import ControlPlane, control_plane
 from cluster.programs import API_PROGRAMS, REMEDY, missing
 from cluster.stub_kubelet import StubKubelet, stub_kubelet
 
 HERE = Path(__file__).resolve().parent
-CRDS = [HERE / "widgets.yaml", *sorted((HERE.parents[1] / "crds").glob("*.yaml"))]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,3 +54,12 @@ async def kubelet(control_plane: ControlPlane, namespace: str) -> AsyncIterator[
     """Plays the nodes for the test's namespace, so that pods become Ready; `kubelet.behaviour` may be replaced."""
     async with stub_kubelet(control_plane, namespace) as playing:
         yield playing
+
+
+@pytest.fixture
+async def scene(
+    control_plane: ControlPlane, namespace: str, s3_bucket: S3Bucket, tmp_path: Path
+) -> AsyncIterator[Scene]:
+    """The test's namespace with an operator and a kubelet that runs pods as processes."""
+    async with job_scene(control_plane, namespace, s3_bucket, tmp_path) as made:
+        yield made

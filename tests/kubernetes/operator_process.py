@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -41,6 +41,7 @@ class OperatorProcess:
         self.log = log
         self._process: asyncio.subprocess.Process | None = None
         self.settings: dict[str, str] = {}
+        self.program = ["-m", "checkdam_operator"]
 
     @property
     def pid(self) -> int:
@@ -63,8 +64,7 @@ class OperatorProcess:
         with await asyncio.to_thread(self.log.open, "ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                "checkdam_operator",
+                *self.program,
                 env=environment,
                 stdout=log,
                 stderr=log,
@@ -87,8 +87,23 @@ class OperatorProcess:
     async def kill(self) -> None:
         """SIGKILL."""
         assert self._process is not None
-        self._process.kill()
+        if self._process.returncode is None:
+            self._process.kill()
         await self._process.wait()
+
+    async def until_dead(self, patience_s: float) -> None:
+        """Wait until the process has ended by itself; after the patience it is killed."""
+        assert self._process is not None
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), patience_s)
+        await self.kill()
+
+    async def keep(self) -> None:
+        """Start the process again whenever it ends, as a Deployment does, until cancelled."""
+        while True:
+            assert self._process is not None
+            await self._process.wait()
+            await self.start()
 
     async def stop(self) -> int:
         """SIGTERM; returns the exit code."""
@@ -99,9 +114,12 @@ class OperatorProcess:
 
 
 @asynccontextmanager
-async def operator_process(plane: ControlPlane, namespace: str, folder: Path) -> AsyncIterator[OperatorProcess]:
-    """An operator that runs until the context ends."""
+async def operator_process(
+    plane: ControlPlane, namespace: str, folder: Path, **settings: str
+) -> AsyncIterator[OperatorProcess]:
+    """An operator that runs until the context ends; `settings` are environment variables."""
     operator = OperatorProcess(plane, namespace, folder / "operator.log")
+    operator.settings.update(settings)
     await operator.start()
     try:
         yield operator

@@ -13,8 +13,6 @@ from pathlib import Path
 KEYS = 10
 
 MODULE = f"""
-import time
-
 import checkdam as cd
 
 
@@ -37,13 +35,71 @@ def build(pipeline, args):
 """
 
 
-def rows_in(folder: Path) -> list[tuple[str, int, int]]:
+LISTS_MODULE = "import hashlib" + MODULE.replace(
+    """    count = cd.ValueState("count", int)
+
+    def process(self, value: int, ctx):
+        self.count.update(self.count.get(0) + 1)
+        return [(ctx.key, self.count.get(0), value)]
+""",
+    """    seen = cd.ListState("seen", str)
+
+    def process(self, value: int, ctx):
+        self.seen.add(hashlib.shake_128(str(value).encode()).hexdigest(100))
+        return [(ctx.key, len(self.seen.get()), value)]
+""",
+)
+"""The same job, which counts by keeping a list of something about all numbers of a key: thousands of small entries, which every restore must bring back."""
+
+HELD_SINK = """
+
+from pathlib import Path
+
+
+class HeldSink(cd.Sink):
+    # Its output cannot be committed while there is a certain file.
+    two_phase = True
+
+    def __init__(self, hold):
+        self.hold = hold
+
+    def open(self, context):
+        return HeldWriter()
+
+    def commit(self, committables):
+        if Path(self.hold).exists():
+            raise RuntimeError("the output is held")
+
+
+class HeldWriter(cd.TwoPhaseWriter):
+    def __init__(self):
+        self.values = 0
+
+    def write(self, values, times):
+        self.values += len(values)
+
+    def prepare(self, checkpoint):
+        prepared, self.values = [self.values], 0
+        return prepared
+
+
+def build_with_held(pipeline, args):
+    build(pipeline, args)
+    few = cd.GeneratorSource(lambda index: index, splits=1, rate_per_second=20)
+    pipeline.source("few", few).sink("held", HeldSink(args["hold"]))
+"""
+"""Follows `MODULE`: another entrypoint, with a second sink."""
+
+Row = tuple[str, int, int]
+
+
+def rows_in(folder: Path) -> list[Row]:
     """All rows in committed files."""
     files = sorted(folder.glob("*.jsonl"))
     return [tuple(json.loads(line)) for file in files for line in file.read_text().splitlines()]
 
 
-def problems(rows: list[tuple[str, int, int]], records: int | None = None) -> list[str]:
+def problems(rows: list[Row], records: int | None = None) -> list[str]:
     """What is wrong with the rows: each key's counts must be 1, 2, 3 … once each, of numbers of that key, once each.
 
     Args:

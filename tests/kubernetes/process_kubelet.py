@@ -32,6 +32,8 @@ from cluster.control_plane import ControlPlane
 from cluster.pod_status import crashed, restarts_of, running
 
 PROBE_S: Final = 0.1
+VOLUME_RETRY_S: Final = 1.0
+API_RETRY_S: Final = 0.5
 FIRST_RESTART_S: Final = 0.3
 """The kubelet's first restart of a container comes after about a second, the next ones after 10 s and more; here all is faster."""
 
@@ -52,6 +54,7 @@ class RunningPod:
         process: What runs now; `None` between two restarts.
         restarts: How often it was started again.
         lost: Nothing is told of it any more, as of a pod on a lost node.
+        deleted: The pod, as it was when it began to be deleted.
     """
 
     body: Body
@@ -60,6 +63,7 @@ class RunningPod:
     process: asyncio.subprocess.Process | None = None
     restarts: int = 0
     lost: bool = False
+    deleted: Body | None = None
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
     @property
@@ -76,12 +80,12 @@ class ProcessKubelet:
     """See `process_kubelet`, which makes it.
 
     Attributes:
-        environment: Added to the environment of all processes, such as the keys of an S3 server.
+        hidden: Variables of this process's environment that pods do not see, such as the keys of an S3 server.
         pods: Name → the pods that it runs.
     """
 
     def __init__(self, session: aiohttp.ClientSession, namespace: str, folder: Path) -> None:
-        self.environment: dict[str, str] = {}
+        self.hidden: frozenset[str] = frozenset()
         self.pods: dict[str, RunningPod] = {}
         self._session = session
         self._namespace = namespace
@@ -96,24 +100,30 @@ class ProcessKubelet:
     # What a test does to pods
 
     def kill(self, name: str) -> None:
-        """SIGKILL to the process of a pod, as when it runs out of memory."""
+        """SIGKILL to the process of a pod, as when it runs out of memory; without effect where it ends just now."""
         process = self.pods[name].process
         assert process is not None
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
     def lose(self, name: str) -> None:
         """The pod's node is lost: its processes stand still, and nobody tells the API server of it any more."""
-        pod = self.pods[name]
-        pod.lost = True
-        for pid in _processes_of(pod):
-            os.kill(pid, signal.SIGSTOP)
+        self.pods[name].lost = True
+        self.freeze(name)
 
     def find(self, name: str) -> None:
-        """The node is back, with all that ran on it."""
-        pod = self.pods[name]
-        pod.lost = False
-        for pid in _processes_of(pod):
-            os.kill(pid, signal.SIGCONT)
+        """The node is back, with all that ran on it, and does what it has missed."""
+        self.pods[name].lost = False
+        self.thaw(name)
+        self._end_if_deleted(self.pods[name])
+
+    def freeze(self, name: str) -> None:
+        """SIGSTOP to all processes of a pod."""
+        _send(self.pods[name], signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        """SIGCONT to all processes of a pod, if there are any left."""
+        _send(self.pods[name], signal.SIGCONT)
 
     # Following the API server
 
@@ -139,11 +149,12 @@ class ProcessKubelet:
     async def _watch(self, plural: str, on_event: Any) -> None:
         path = f"/api/v1/namespaces/{self._namespace}/{plural}"
         while True:
-            found = await self._call("GET", path)
-            for body in found["items"]:
-                on_event("MODIFIED", body)
-            version = found["metadata"]["resourceVersion"]
             with suppress(aiohttp.ClientError):
+                found = await self._call("GET", path)
+                self._on_list(plural, found["items"])
+                for body in found["items"]:
+                    on_event("MODIFIED", body)
+                version = found["metadata"]["resourceVersion"]
                 async with self._session.get(path, params={"watch": "true", "resourceVersion": version}) as answer:
                     async for line in answer.content:
                         event = msgspec.json.decode(line)
@@ -164,9 +175,21 @@ class ProcessKubelet:
             pod = RunningPod(body, self._address(), self._folder / name)
             self.pods[name] = pod
             pod.task = asyncio.create_task(self._run(pod))
-        elif pod is not None and "deletionTimestamp" in body["metadata"] and not pod.lost and pod.task is not None:
-            ending, pod.task = pod.task, asyncio.create_task(self._end(pod, body))
-            ending.cancel()
+        elif pod is not None and "deletionTimestamp" in body["metadata"] and pod.deleted is None:
+            pod.deleted = body
+            self._end_if_deleted(pod)
+
+    def _end_if_deleted(self, pod: RunningPod) -> None:
+        if pod.deleted is not None and not pod.lost and pod.task is not None:
+            running, pod.task = pod.task, asyncio.create_task(self._end(pod, pod.deleted))
+            running.cancel()
+
+    def _on_list(self, plural: str, bodies: list[Body]) -> None:
+        """What has gone while nobody watched."""
+        there = {body["metadata"]["name"] for body in bodies}
+        for name, pod in self.pods.items():
+            if plural == "pods" and name not in there:
+                _kill(pod)
 
     # One pod
 
@@ -174,8 +197,12 @@ class ProcessKubelet:
         """Start the pod's process, and start it again whenever it ends."""
         path = f"/api/v1/namespaces/{self._namespace}/pods/{pod.name}"
         binding = {"target": {"kind": "Node", "name": NODE}, "metadata": {"name": pod.name}}
-        await self._call("POST", f"{path}/binding", binding)
-        await self._fill_volumes(pod)
+        try:
+            await self._call("POST", f"{path}/binding", binding)
+        except aiohttp.ClientResponseError:
+            return  # it was deleted meanwhile
+        while not await self._volumes_filled(pod):
+            await asyncio.sleep(VOLUME_RETRY_S)
         pause_s = FIRST_RESTART_S
         while True:
             await self._start(pod)
@@ -252,6 +279,16 @@ class ProcessKubelet:
 
     # Volumes, environment, addresses
 
+    async def _volumes_filled(self, pod: RunningPod) -> bool:
+        """Fill the pod's volumes; false if something that they name is missing."""
+        try:
+            await self._fill_volumes(pod)
+        except aiohttp.ClientResponseError as error:
+            if error.status != 404:
+                raise
+            return False
+        return True
+
     async def _fill_volumes(self, pod: RunningPod) -> None:
         spec = pod.body["spec"]
         volumes = {volume["name"]: volume for volume in spec["volumes"]}
@@ -271,7 +308,7 @@ class ProcessKubelet:
                 _write_files(folder, {name: base64.b64decode(text) for name, text in found["data"].items()}, 0o440)
 
     async def _environment(self, pod: RunningPod, container: Body) -> dict[str, str]:
-        made = {**os.environ, **self.environment}
+        made = {name: value for name, value in os.environ.items() if name not in self.hidden}
         metadata = pod.body["metadata"]
         fields = {"metadata.name": metadata["name"], "metadata.uid": metadata["uid"], "status.podIP": pod.ip}
         for variable in container["env"]:
@@ -279,6 +316,7 @@ class ProcessKubelet:
             value = fields[source] if source else variable.get("value", "")
             made[variable["name"]] = await self._reachable(value)
         made["PATH"] = os.environ["PATH"]
+        made["CHECKDAM_SECRETS_DIR"] = str(pod.root / "var/run/secrets/checkdam")
         return made
 
     async def _reachable(self, value: str) -> str:
@@ -323,10 +361,17 @@ class ProcessKubelet:
         return f"127.{self._next_address >> 16}.{self._next_address >> 8 & 255}.{self._next_address & 255}"
 
     async def _call(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> Any:
+        """The answer of the API server, however long it does not answer."""
         data = None if body is None else msgspec.json.encode(body)
-        async with self._session.request(method, path, data=data, headers={"Content-Type": content_type}) as answer:
-            answer.raise_for_status()
-            return msgspec.json.decode(await answer.read())
+        while True:
+            try:
+                async with self._session.request(
+                    method, path, data=data, headers={"Content-Type": content_type}
+                ) as answer:
+                    answer.raise_for_status()
+                    return msgspec.json.decode(await answer.read())
+            except (aiohttp.ClientConnectionError, TimeoutError):
+                await asyncio.sleep(API_RETRY_S)
 
 
 @asynccontextmanager
@@ -378,10 +423,17 @@ def _kill(pod: RunningPod) -> None:
     shutil.rmtree(pod.root / "var", ignore_errors=True)
 
 
+def _send(pod: RunningPod, number: signal.Signals) -> None:
+    for pid in _processes_of(pod):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 def _processes_of(pod: RunningPod) -> list[int]:
     """All processes of a pod: those of the session that its first one leads."""
-    assert pod.process is not None
-    found = []
+    found: list[int] = []
+    if pod.process is None:
+        return found
     for entry in Path("/proc").iterdir():
         with suppress(OSError, ValueError):
             if entry.name.isdecimal() and os.getsid(int(entry.name)) == pod.process.pid:
