@@ -19,6 +19,7 @@ from checkdam.core.errors import (
     CorruptCheckpointError,
     DeposedError,
     IncompatibleCheckpointError,
+    OutOfTouchError,
     StorageError,
     SupersededError,
     UnknownOutcomeError,
@@ -436,7 +437,7 @@ def test_two_logs_in_one_storage_do_not_touch_each_other(storage: Storage) -> No
     assert last.data == {"src": {"s1": 1000}}
 
 
-def test_a_coordinator_that_cannot_reach_the_journal_for_a_day_exits() -> None:
+def test_a_coordinator_that_cannot_reach_the_journal_for_a_day_gives_up_without_being_deposed() -> None:
     clock = ManualClock()
     storage = FaultyStorage(MemoryStorage())
     journal = open_journal(storage, clock=clock)
@@ -446,7 +447,7 @@ def test_a_coordinator_that_cannot_reach_the_journal_for_a_day_exits() -> None:
     with pytest.raises(StorageError):
         journal.check()
     clock.advance(1)
-    with pytest.raises(DeposedError, match="could not be reached for 24 hours"):
+    with pytest.raises(OutOfTouchError, match="journal could not be reached for 24 hours: cannot exists"):
         journal.check()
 
 

@@ -38,6 +38,7 @@ from checkdam.core.errors import (
     DrainedError,
     EntrypointError,
     IncompatibleCheckpointError,
+    OutOfTouchError,
     SourceError,
     StorageError,
     SupersededError,
@@ -302,6 +303,7 @@ async def test_a_savepoint_that_the_job_goes_on_from_is_kept(tmp_path: Path) -> 
         (DrainedError("drained"), "Drained", False),
         (DeposedError("fenced"), "Deposed", False),
         (SupersededError("started later"), "", True),
+        (OutOfTouchError("the journal was silent"), "", True),
         (CheckdamError("anything"), "", False),
     ],
 )

@@ -42,6 +42,7 @@ from checkdam.core.errors import (
     AlreadyExistsError,
     DeposedError,
     NotFoundError,
+    OutOfTouchError,
     StorageError,
     SupersededError,
     UnknownOutcomeError,
@@ -278,7 +279,8 @@ class Journal:
         """Make sure that this coordinator still owns the job, by looking whether its next slot is empty.
 
         Raises:
-            DeposedError: It is taken, or the journal could not be reached for `SILENCE_LIMIT_MS`.
+            DeposedError: It is taken.
+            OutOfTouchError: The journal could not be reached for `SILENCE_LIMIT_MS`.
             StorageError: The journal cannot be reached now.
         """
         self._refuse_deposed()
@@ -292,7 +294,8 @@ class Journal:
         except StorageError as error:
             silent_ms = self._clock.monotonic_ms() - self._reached_ms
             if silent_ms > SILENCE_LIMIT_MS:
-                raise self._depose(f"the journal could not be reached for {silent_ms // 3_600_000} hours") from error
+                where, hours = f"{self._storage.uri}/{self._folder}", silent_ms // 3_600_000
+                raise OutOfTouchError(f"{where} could not be reached for {hours} hours: {error}") from error
             raise
         self._reached_ms = self._clock.monotonic_ms()
 
@@ -354,29 +357,14 @@ class Journal:
     def _opening_fence(self, tail: JournalEntry | None, fresh: bool) -> JournalEntry:
         seq = tail.seq + 1 if tail else self._first_seq
         floor = tail.floor if tail else 0
-        return fence_after(
-            None if fresh else tail,
-            seq=seq,
-            epoch=seq,
-            floor=floor,
-            owner=self._owner,
-            rank=self._rank,
-            time_ms=self._clock.now_ms(),
-            fresh=fresh,
-        )
+        return self._new_fence(None if fresh else tail, seq=seq, epoch=seq, floor=floor, fresh=fresh)
 
     def _closing_fence(self, last: JournalEntry) -> JournalEntry:
         """A fence for the slot after `last` that keeps the epoch: it says that nothing was decided there."""
-        return fence_after(
-            last,
-            seq=last.seq + 1,
-            epoch=self._epoch,
-            attempt=last.attempt,
-            floor=self._floor,
-            owner=self._owner,
-            rank=self._rank,
-            time_ms=self._clock.now_ms(),
-        )
+        return self._new_fence(last, seq=last.seq + 1, epoch=self._epoch, floor=self._floor, attempt=last.attempt)
+
+    def _new_fence(self, before: JournalEntry | None, **about: Any) -> JournalEntry:
+        return fence_after(before, owner=self._owner, rank=self._rank, time_ms=self._clock.now_ms(), **about)
 
     def _claim(self, fence: JournalEntry) -> bool:
         """Create an opening fence; `False` if its slot is another's. Fences stay, so trying again is safe.

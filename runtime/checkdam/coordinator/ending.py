@@ -17,6 +17,7 @@ from checkdam.core.errors import (
     DeposedError,
     DrainedError,
     IncompatibleCheckpointError,
+    OutOfTouchError,
     SourceError,
     StorageError,
     SupersededError,
@@ -110,9 +111,8 @@ def ending_of(error: CheckdamError, *, while_loading: bool = False) -> Ending:
         return Ending("FAILED", text, EXIT_FAILED, "Drained")
     if isinstance(error, IncompatibleCheckpointError):
         return Ending("FAILED", text, EXIT_FAILED, "Incompatible")
-    return Ending(
-        "FAILED", text, EXIT_FAILED, retryable=isinstance(error, StorageError | SourceError | UnusableHostError)
-    )
+    passing = isinstance(error, StorageError | OutOfTouchError | SourceError | UnusableHostError)
+    return Ending("FAILED", text, EXIT_FAILED, retryable=passing)
 
 
 def recorded_ending(run_dir: Path) -> Ending | None:

@@ -40,6 +40,7 @@ async def keep_house(
 
     Raises:
         DeposedError: Another coordinator owns the job.
+        OutOfTouchError: Storage could not be reached for a day.
     """
     prune_ms = clock.monotonic_ms()
     sweep_ms = prune_ms + SWEEP_EVERY_MS

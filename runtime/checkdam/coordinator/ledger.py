@@ -285,7 +285,8 @@ class Ledger:
         """Make sure that this coordinator still owns the job.
 
         Raises:
-            DeposedError: It does not, or could not know for a day.
+            DeposedError: It does not.
+            OutOfTouchError: It could not know for a day.
             StorageError: The journal cannot be reached now.
         """
         self._journal.check()

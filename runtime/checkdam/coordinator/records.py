@@ -142,6 +142,7 @@ class Records:
 
         Raises:
             DeposedError: Another coordinator owns the job.
+            OutOfTouchError: Storage could not be reached for a day.
         """
         try:
             await self._thread.run(self._ledger.check)

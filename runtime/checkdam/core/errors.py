@@ -17,6 +17,7 @@
     │   └── UnknownOutcomeError  a write may or may not have happened
     ├── DeposedError             another coordinator owns the job now
     │   └── SupersededError      one of the same job that was started later
+    ├── OutOfTouchError          the journal could not be reached for too long to go on
     ├── CheckpointError          a checkpoint failed or cannot be used
     │   ├── CorruptCheckpointError       a file is missing or its bytes changed
     │   └── IncompatibleCheckpointError  of another job, graph or state type
@@ -135,6 +136,10 @@ class DeposedError(CheckdamError):
 
 class SupersededError(DeposedError):
     """A coordinator of the same job that was started later has been there before this one: it has nothing to take over."""
+
+
+class OutOfTouchError(CheckdamError):
+    """A coordinator could not reach its journal for so long that it gives up; nobody is known to have taken the job over."""
 
 
 class CheckpointError(CheckdamError):
