@@ -80,7 +80,7 @@ async def stub_kubelet(
     Raises:
         ExceptionGroup: When the context ends: the API server had refused what it should not.
     """
-    async with _session(plane) as session:
+    async with api_session(plane) as session:
         kubelet = StubKubelet(session, namespace, behaviour)
         following = asyncio.create_task(kubelet.follow())
         try:
@@ -236,7 +236,7 @@ class StubKubelet:
 
 
 @asynccontextmanager
-async def _session(plane: ControlPlane) -> AsyncIterator[aiohttp.ClientSession]:
+async def api_session(plane: ControlPlane) -> AsyncIterator[aiohttp.ClientSession]:
     """A session whose connections are closed when it is.
 
     That of the watch is cut off in the middle of an answer. TLS then takes leave in the background, which nobody waits for, and

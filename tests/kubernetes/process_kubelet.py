@@ -30,6 +30,7 @@ import msgspec
 from checkdam.core.lifetime import die_with_parent
 from cluster.control_plane import ControlPlane
 from cluster.pod_status import crashed, restarts_of, running
+from cluster.stub_kubelet import api_session
 
 PROBE_S: Final = 0.1
 VOLUME_RETRY_S: Final = 1.0
@@ -383,13 +384,7 @@ async def process_kubelet(plane: ControlPlane, namespace: str, folder: Path) -> 
         namespace: Whose pods.
         folder: For the file systems of pods, and what they print.
     """
-    async with aiohttp.ClientSession(
-        base_url=plane.url,
-        headers={"Authorization": f"Bearer {plane.token}"},
-        connector=aiohttp.TCPConnector(ssl=plane.tls()),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
-        read_bufsize=4 * 2**20,
-    ) as session:
+    async with api_session(plane) as session:
         kubelet = ProcessKubelet(session, namespace, folder)
         following = asyncio.create_task(kubelet.follow())
         try:
