@@ -70,9 +70,15 @@ async def test_the_rights_and_settings_of_the_chart_are_enough(
     try:
         await asyncio.to_thread(jobs.create)
         await eventually(lambda: len(jobs.ready_pods()) == 3, "three pods to be Ready")
-        before = jobs.pods("worker")[0]["metadata"]["name"]
-        await asyncio.to_thread(jobs.delete_pod, before)
-        await eventually(lambda: before not in jobs.ready_pods() and len(jobs.ready_pods()) == 3, "a replacement")
+        victim = jobs.pods("worker")[0]["metadata"]
+        await asyncio.to_thread(jobs.delete_pod, victim["name"])
+
+        def replaced() -> bool:
+            # A pod that is gone before the watch has shown that it goes is followed by one of the same name.
+            uids = {pod["metadata"]["uid"] for pod in jobs.pods()}
+            return victim["uid"] not in uids and len(jobs.ready_pods()) == 3
+
+        await eventually(replaced, "a replacement")
         await asyncio.to_thread(jobs.patch, {"networkPolicy": {"enabled": False}})
         policies = f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"
         await eventually(lambda: not control_plane.call("GET", policies)["items"], "the network policy to go")
