@@ -107,6 +107,14 @@ class ProcessKubelet:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
+    def kill_task(self, name: str) -> None:
+        """SIGKILL to what the first process of a pod has started; it starts that again itself, without kubelet and API server."""
+        pod = self.pods[name]
+        assert pod.process is not None
+        for pid in _processes_of(pod):
+            if pid != pod.process.pid:
+                os.kill(pid, signal.SIGKILL)
+
     def lose(self, name: str) -> None:
         """The pod's node is lost: its processes stand still, and nobody tells the API server of it any more."""
         self.pods[name].lost = True
