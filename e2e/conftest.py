@@ -11,6 +11,7 @@ import pytest
 from cluster.choice import chosen_cluster
 from cluster.cluster import Cluster, reclaim_volumes
 from evidence import collect
+from turns import turn
 
 PROJECT: Final = Path(__file__).resolve().parents[1]
 OPERATOR_NAMESPACE: Final = "checkdam-system"
@@ -38,14 +39,15 @@ def checkdam(cluster: Cluster) -> Cluster:
 
 @pytest.fixture
 def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A namespace for one test, whose pods are gone before the next."""
+    """A namespace for one test, whose pods are gone before the next. A test marked `alone` has the cluster for itself."""
     plane = cluster.plane
-    reclaim_volumes(plane, cluster.volumes)
-    name = plane.new_namespace("e2e")
-    request.node.user_properties.append(("namespace", name))
-    yield name
-    plane.kubectl("delete", "namespace", name, "--wait=false")
-    plane.kubectl("wait", "pods", "--all", f"--namespace={name}", "--for=delete", "--timeout=120s")
+    with turn(cluster.volumes.parent, alone=request.node.get_closest_marker("alone") is not None):
+        reclaim_volumes(plane, cluster.volumes)
+        name = plane.new_namespace("e2e")
+        request.node.user_properties.append(("namespace", name))
+        yield name
+        plane.kubectl("delete", "namespace", name, "--wait=false")
+        plane.kubectl("wait", "pods", "--all", f"--namespace={name}", "--for=delete", "--timeout=120s")
 
 
 @pytest.hookimpl(wrapper=True)

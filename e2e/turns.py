@@ -1,0 +1,27 @@
+"""Tests that share one cluster: most run beside others, those that break the cluster itself run alone.
+
+A file lock serves all pytest processes of the machine, whether they are one run's workers or several people's.
+Who waits to be alone holds back those that come after, or it might wait for ever.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def turn(folder: Path, *, alone: bool) -> Iterator[None]:
+    """Hold the cluster, alone or together with others.
+
+    Args:
+        folder: Where the locks are kept; it must exist.
+        alone: Wait until nobody else has a turn, and let nobody else have one.
+    """
+    with (folder / "tests.lock").open("a") as tests, (folder / "next-test.lock").open("a") as following:
+        fcntl.flock(following, fcntl.LOCK_EX)
+        fcntl.flock(tests, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(following, fcntl.LOCK_UN)
+        yield
