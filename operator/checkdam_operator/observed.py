@@ -17,6 +17,7 @@ import msgspec
 from checkdam.spec import ManifestError, Savepoint, StreamJob, parse_manifest, parse_savepoint
 from checkdam.spec.savepoint import SavepointStatus
 from checkdam.spec.status import StreamJobStatus
+from checkdam_operator.reasons import StalledReason
 from checkdam_operator.resources.hashes import deploy_hash
 from checkdam_operator.resources.names import (
     COMPONENT_LABEL,
@@ -240,12 +241,12 @@ class Trouble:
     """Something that keeps a job from going on, and what to do about it.
 
     Attributes:
-        reason: One word in CamelCase.
+        reason: One word for programs.
         message: What is so, naming the thing, and the remedy.
         since_ms: Since when, as far as known.
     """
 
-    reason: str
+    reason: StalledReason
     message: str
     since_ms: int = 0
 

@@ -8,6 +8,7 @@ from typing import Any
 from checkdam.spec.savepoint import SavepointStatus
 from checkdam.spec.status import StreamJobStatus
 from checkdam_operator.observed import Slot
+from checkdam_operator.reasons import EventReason, StalledReason
 
 
 @dataclass(frozen=True)
@@ -136,13 +137,13 @@ class Event:
     """Something that people should hear of.
 
     Attributes:
-        reason: One word in CamelCase.
+        reason: One word for programs.
         message: What happened, and why.
         warning: Whether it is bad.
         key: Tells this from another occurrence of the same; asking for the same event again is no second one.
     """
 
-    reason: str
+    reason: EventReason | StalledReason
     message: str
     warning: bool = False
     key: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from checkdam.spec.status import Condition, ConditionStatus
+from checkdam_operator.reasons import Reason
 from checkdam_operator.times import iso
 
 MESSAGE_LIMIT: int = 2000
@@ -13,7 +14,7 @@ def set_condition(
     conditions: list[Condition],
     kind: str,
     status: ConditionStatus,
-    reason: str,
+    reason: Reason,
     message: str,
     generation: int,
     now_ms: int,
@@ -27,7 +28,7 @@ def set_condition(
         Condition(
             type=kind,
             status=status,
-            reason=reason,
+            reason=str(reason),
             message=message,
             last_transition_time=changed,
             observed_generation=generation,

@@ -22,6 +22,7 @@ from checkdam_operator.decide.standing import SETTLED_MS, newest, stand, write_s
 from checkdam_operator.decide.telling import tell, tell_pods, tell_rollout
 from checkdam_operator.decide.troubles import find_trouble
 from checkdam_operator.observed import JobReport, Pod, Situation, Trouble
+from checkdam_operator.reasons import StalledReason
 from checkdam_operator.resources.config import config_map
 from checkdam_operator.resources.names import pod_hash
 
@@ -29,11 +30,8 @@ CHECKPOINT_NEWS_MS: Final = 30_000
 """How often a status is written of which only `lastCheckpoint` is new. With a checkpoint each 10 s, writing each one would take more of the API
 server than everything else that the operator does."""
 
-MANIFEST_REFUSED: Final = "ManifestRefused"
-"""Reason of the trouble that the ConfigMap of a deployment could not be stored, so that it cannot begin."""
-
 MANIFEST_RETRY_MS: Final = 8_000
-"""So long after that it is told and not tried again."""
+"""So long after the ConfigMap of a deployment could not be stored, so that it cannot begin, this is told and not tried again."""
 
 
 def decide(situation: Situation) -> Decision:
@@ -108,7 +106,7 @@ def _ahead(situation: Situation, rollout: Rollout, following: Deployment) -> Dec
 def _manifest_refused(situation: Situation, rollout: Rollout) -> Trouble | None:
     """Why the manifest of the next deployment could not be stored just now; after a while it is tried again."""
     trouble = situation.trouble
-    if rollout.manifest is None or trouble is None or trouble.reason != MANIFEST_REFUSED:
+    if rollout.manifest is None or trouble is None or trouble.reason != StalledReason.MANIFEST_REFUSED:
         return None
     return trouble if situation.now_ms - trouble.since_ms < MANIFEST_RETRY_MS else None
 
@@ -133,7 +131,7 @@ def _lost_manifest(
         if body["metadata"]["name"] == deployment.config_map:
             return (KeepManifest(body),), None
     return (), Trouble(
-        "ManifestLost",
+        StalledReason.MANIFEST_LOST,
         f"the ConfigMap {deployment.config_map}, which the job's pods read, is gone, and the spec has changed since it was made; "
         "the pods that run go on, but none can be replaced; change `spec.restartNonce` to deploy the spec as it is now",
     )
@@ -215,7 +213,7 @@ def _worth_writing(situation: Situation, status: StreamJobStatus) -> tuple[bool,
 def _times(
     situation: Situation, rollout: Rollout, deployment: Deployment | None, pods: PodPlan, savepoints: SavepointPlan
 ) -> Iterable[int | None]:
-    if rollout.trouble is not None and rollout.trouble.reason == MANIFEST_REFUSED:
+    if rollout.trouble is not None and rollout.trouble.reason == StalledReason.MANIFEST_REFUSED:
         yield rollout.trouble.since_ms + MANIFEST_RETRY_MS
     yield pods.again_ms
     yield savepoints.again_ms

@@ -14,6 +14,7 @@ from checkdam.spec import FRESH, StreamJob
 from checkdam.spec.status import Deployment, Outcome, Rejected, StartWish
 from checkdam_operator.decide.stopping import How, Stopping, stop_running
 from checkdam_operator.observed import JobReport, Situation, Trouble
+from checkdam_operator.reasons import StalledReason
 from checkdam_operator.resources.config import config_map
 from checkdam_operator.resources.hashes import deploy_hash, only_rescaled
 from checkdam_operator.resources.pods import pod_problems
@@ -129,7 +130,7 @@ def _suspend(situation: Situation, spec: StreamJob, deployment: Deployment) -> R
 
 
 def _waiting(change: Change, stopping: Stopping) -> Rollout:
-    trouble = Trouble("StopFailed", stopping.problem) if stopping.problem else None
+    trouble = Trouble(StalledReason.STOP_FAILED, stopping.problem) if stopping.problem else None
     return Rollout(change, stopping=stopping, trouble=trouble)
 
 
@@ -174,7 +175,7 @@ def _start_wish(situation: Situation, spec: StreamJob, fulfilled: str) -> tuple[
     """How a coordinator is to begin; or what is in the way of that. To be known before anything that runs is stopped."""
     problems = pod_problems(spec)
     if problems:
-        return None, Trouble("InvalidSpec", f"{'; '.join(problems)}; correct the spec")
+        return None, Trouble(StalledReason.INVALID_SPEC, f"{'; '.join(problems)}; correct the spec")
     origin = spec.spec.restore_from
     if not origin or origin == fulfilled:
         return StartWish(resume=True), None
@@ -185,18 +186,20 @@ def _start_wish(situation: Situation, spec: StreamJob, fulfilled: str) -> tuple[
     source = situation.restore_source
     if source is None:
         return None, Trouble(
-            "SavepointNotFound",
+            StalledReason.SAVEPOINT_NOT_FOUND,
             f"`spec.restoreFrom` names the Savepoint '{origin}', which is not in the namespace {situation.job.namespace}; create it, or give a "
             "savepoint's uri",
         )
     status = source.status
     if status.state == "Failed":
         return None, Trouble(
-            "SavepointFailed", f"`spec.restoreFrom` names the Savepoint '{origin}', which has failed: {status.message}"
+            StalledReason.SAVEPOINT_FAILED,
+            f"`spec.restoreFrom` names the Savepoint '{origin}', which has failed: {status.message}",
         )
     if not status.uri or status.state != "Completed":
         return None, Trouble(
-            "SavepointNotReady", f"`spec.restoreFrom` names the Savepoint '{origin}', which is not completed"
+            StalledReason.SAVEPOINT_NOT_READY,
+            f"`spec.restoreFrom` names the Savepoint '{origin}', which is not completed",
         )
     return StartWish(restore_from=status.uri, request=_request(situation)), None
 

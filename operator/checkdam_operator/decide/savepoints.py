@@ -24,6 +24,7 @@ from checkdam_operator.decide.actions import (
 )
 from checkdam_operator.decide.conditions import set_condition
 from checkdam_operator.observed import SavepointReport, SavepointSeen, Situation
+from checkdam_operator.reasons import EventReason, SavepointReason
 from checkdam_operator.times import iso, shown_size, time_ms
 
 MOST_DISPOSALS: Final = 256
@@ -86,11 +87,11 @@ def status_without_job(savepoint: SavepointSeen, now_ms: int) -> SavepointStatus
         return status
     uri = savepoint.resource.spec.uri
     if uri:
-        return _status(now_ms, savepoint, "Completed", "Adopted", uri=uri, time=iso(now_ms))
+        return _status(now_ms, savepoint, "Completed", SavepointReason.ADOPTED, uri=uri, time=iso(now_ms))
     message = (
         f"there is no StreamJob {savepoint.resource.spec.job} in this namespace; create it, or delete this Savepoint"
     )
-    return _status(now_ms, savepoint, "Pending", "JobNotFound", message=message, request=status.request)
+    return _status(now_ms, savepoint, "Pending", SavepointReason.JOB_NOT_FOUND, message=message, request=status.request)
 
 
 def _next_status(situation: Situation, savepoint: SavepointSeen) -> tuple[SavepointStatus, RequestSavepoint | None]:
@@ -100,21 +101,27 @@ def _next_status(situation: Situation, savepoint: SavepointSeen) -> tuple[Savepo
         return status, None
     uri = savepoint.resource.spec.uri
     if uri:
-        return _status(now_ms, savepoint, "Completed", "Adopted", uri=uri, time=iso(now_ms)), None
+        return _status(now_ms, savepoint, "Completed", SavepointReason.ADOPTED, uri=uri, time=iso(now_ms)), None
     request = request_name(savepoint)
     account = situation.coordinator.savepoints.get(request)
     if account is not None and account.status == "COMPLETED":
         return _completed(now_ms, savepoint, account), None
     if account is not None and account.status == "FAILED":
-        return _status(now_ms, savepoint, "Failed", "SavepointFailed", message=account.failure, request=request), None
+        return _status(
+            now_ms, savepoint, "Failed", SavepointReason.SAVEPOINT_FAILED, message=account.failure, request=request
+        ), None
     if account is not None:
-        return _status(now_ms, savepoint, "InProgress", "InProgress", message="being taken", request=request), None
+        return _status(
+            now_ms, savepoint, "InProgress", SavepointReason.IN_PROGRESS, message="being taken", request=request
+        ), None
     report = situation.report
     if report is None or report.state != "RUNNING":
         message = f"waits for the StreamJob {savepoint.resource.spec.job} to run"
-        return _status(now_ms, savepoint, "Pending", "JobNotRunning", message=message, request=status.request), None
+        return _status(
+            now_ms, savepoint, "Pending", SavepointReason.JOB_NOT_RUNNING, message=message, request=status.request
+        ), None
     return (
-        _status(now_ms, savepoint, "InProgress", "InProgress", message="being taken", request=request),
+        _status(now_ms, savepoint, "InProgress", SavepointReason.IN_PROGRESS, message="being taken", request=request),
         RequestSavepoint(request),
     )
 
@@ -124,7 +131,7 @@ def _completed(now_ms: int, savepoint: SavepointSeen, account: SavepointReport) 
         now_ms,
         savepoint,
         "Completed",
-        "Completed",
+        SavepointReason.COMPLETED,
         uri=account.uri,
         time=iso(account.requested_ms + (account.duration_ms or 0)),
         size=shown_size(account.size_bytes),
@@ -138,7 +145,7 @@ def _status(
     now_ms: int,
     savepoint: SavepointSeen,
     state: SavepointState,
-    reason: str,
+    reason: SavepointReason,
     message: str = "",
     **fields: object,
 ) -> SavepointStatus:
@@ -153,10 +160,12 @@ def _status(
 
 def _told(savepoint: SavepointSeen, status: SavepointStatus) -> list[Event]:
     if status.state == "Completed" and not savepoint.resource.spec.uri:
-        return [Event("SavepointCompleted", f"Savepoint {savepoint.name} is at {status.uri}", key=savepoint.uid)]
+        return [
+            Event(EventReason.SAVEPOINT_COMPLETED, f"Savepoint {savepoint.name} is at {status.uri}", key=savepoint.uid)
+        ]
     if status.state == "Failed":
         message = f"Savepoint {savepoint.name} failed: {status.message}; create another one to try again"
-        return [Event("SavepointFailed", message, warning=True, key=savepoint.uid)]
+        return [Event(EventReason.SAVEPOINT_FAILED, message, warning=True, key=savepoint.uid)]
     return []
 
 

@@ -27,6 +27,7 @@ from checkdam_operator.decide.conditions import set_condition
 from checkdam_operator.decide.rollout import Rollout, deadline_of, is_rejected
 from checkdam_operator.decide.stopping import is_volatile
 from checkdam_operator.observed import JobReport, Pod, Situation, Trouble
+from checkdam_operator.reasons import CheckpointReason, NotStalledReason, ReadyReason, StalledReason
 from checkdam_operator.resources.names import WORKER, selector
 from checkdam_operator.times import iso, shown_duration, shown_size
 
@@ -44,7 +45,7 @@ class Standing:
     Attributes:
         state: In one word.
         ready: Of the condition `Ready`.
-        reason: One word for programs.
+        reason: Of the conditions.
         message: For people.
         progressing: Whether something is under way.
         trouble: Why it does not go on.
@@ -52,7 +53,7 @@ class Standing:
 
     state: State
     ready: bool
-    reason: str
+    reason: StalledReason | ReadyReason
     message: str
     progressing: bool = False
     trouble: Trouble | None = field(default=None)
@@ -75,7 +76,7 @@ def stand(situation: Situation, rollout: Rollout, trouble: Trouble | None) -> St
         return Standing(
             "Pending",
             False,
-            reason.reason if reason else "Pending",
+            reason.reason if reason else ReadyReason.PENDING,
             reason.message if reason else "about to be deployed",
             reason is None,
             reason,
@@ -89,12 +90,12 @@ def stand(situation: Situation, rollout: Rollout, trouble: Trouble | None) -> St
 
 def _invalid(situation: Situation, trouble: Trouble | None) -> Standing:
     message = "; ".join(situation.job.problems)
-    stalled = Trouble("InvalidSpec", f"{message}; correct the spec")
+    stalled = Trouble(StalledReason.INVALID_SPEC, f"{message}; correct the spec")
     if situation.job.status.deployment is None:
-        return Standing("Invalid", False, "InvalidSpec", message, trouble=stalled)
+        return Standing("Invalid", False, StalledReason.INVALID_SPEC, message, trouble=stalled)
     running = situation.report is not None and situation.report.running and trouble is None
     note = " (the version before runs on)" if running else ""
-    return Standing("Invalid", False, "InvalidSpec", f"{message}{note}", trouble=stalled)
+    return Standing("Invalid", False, StalledReason.INVALID_SPEC, f"{message}{note}", trouble=stalled)
 
 
 def _changing(situation: Situation, rollout: Rollout) -> Standing:
@@ -106,7 +107,7 @@ def _changing(situation: Situation, rollout: Rollout) -> Standing:
         note = "; the version before runs on" if report is not None and report.running else ""
         trouble = Trouble(rollout.trouble.reason, f"{rollout.trouble.message}{note}")
         return Standing(state, False, trouble.reason, trouble.message, trouble=trouble)
-    return Standing(state, False, rollout.change, message, progressing=True)
+    return Standing(state, False, ReadyReason(rollout.change), message, progressing=True)
 
 
 def _at_rest(situation: Situation, deployment: Deployment) -> Standing:
@@ -116,12 +117,12 @@ def _at_rest(situation: Situation, deployment: Deployment) -> Standing:
             if is_volatile(situation)
             else " with its state kept"
         )
-        return Standing("Suspended", True, "Suspended", f"stopped as the spec says{kept}")
+        return Standing("Suspended", True, ReadyReason.SUSPENDED, f"stopped as the spec says{kept}")
     if deployment.outcome == "Completed":
-        return Standing("Completed", True, "Completed", deployment.message)
+        return Standing("Completed", True, ReadyReason.COMPLETED, deployment.message)
     rejection = _rejection(situation)
     note = f"; before that, {rejection.message}" if rejection is not None else ""
-    trouble = Trouble(f"Job{deployment.outcome}", f"{deployment.message}{note}")
+    trouble = Trouble(StalledReason(f"Job{deployment.outcome}"), f"{deployment.message}{note}")
     return Standing("Failed", False, trouble.reason, trouble.message, trouble=trouble)
 
 
@@ -136,15 +137,15 @@ def _running(situation: Situation, deployment: Deployment, trouble: Trouble | No
         if rejection is not None:
             return Standing("Running", False, rejection.reason, rejection.message, trouble=rejection)
         # What is in the way of something else does not make a job that runs less ready.
-        return Standing("Running", True, "Running", message, trouble=trouble)
+        return Standing("Running", True, ReadyReason.RUNNING, message, trouble=trouble)
     state: State = "Restarting" if _has_run(situation, deployment) else "Starting"
     if trouble is None and report is not None and report.state == "FAILED":
-        trouble = Trouble("CannotStart", f"{report.message}; it is tried again")
+        trouble = Trouble(StalledReason.CANNOT_START, f"{report.message}; it is tried again")
     if trouble is None:
         trouble = _lasting(situation, report) or _failing(report) or _overdue(situation, deployment)
     if trouble is not None:
         return Standing(state, False, trouble.reason, trouble.message, trouble=trouble)
-    return Standing(state, False, state, _what_is_missing(situation, report, deployment), True, rejection)
+    return Standing(state, False, ReadyReason(state), _what_is_missing(situation, report, deployment), True, rejection)
 
 
 def _has_run(situation: Situation, deployment: Deployment) -> bool:
@@ -156,8 +157,8 @@ def _has_run(situation: Situation, deployment: Deployment) -> bool:
 def _lasting(situation: Situation, report: JobReport | None) -> Trouble | None:
     """The trouble that a coordinator had told of before it was started again, until the new one has come further."""
     last = situation.job.status.condition(STALLED)
-    if report is None and last is not None and last.status == "True" and last.reason == "CannotStart":
-        return Trouble(last.reason, last.message)
+    if report is None and last is not None and last.status == "True" and last.reason == StalledReason.CANNOT_START:
+        return Trouble(StalledReason.CANNOT_START, last.message)
     return None
 
 
@@ -167,7 +168,7 @@ def _failing(report: JobReport | None) -> Trouble | None:
     if report is None or failure is None or report.restarts < FAILING_RESTARTS:
         return None
     return Trouble(
-        "AttemptsFail",
+        StalledReason.ATTEMPTS_FAIL,
         f"attempts fail again and again, the last one because {_last_line(failure.error)}; correct the cause; "
         "until then it is tried again as `spec.restart` says",
         failure.time_ms,
@@ -177,9 +178,9 @@ def _failing(report: JobReport | None) -> Trouble | None:
 def _still_failing(situation: Situation) -> Trouble | None:
     """A job whose attempts failed is not called well as soon as the next one runs, but when that has lasted a while."""
     last, since_ms = situation.job.status.condition(STALLED), situation.coordinator.running_since_ms
-    if last is None or last.status != "True" or last.reason != "AttemptsFail" or since_ms is None:
+    if last is None or last.status != "True" or last.reason != StalledReason.ATTEMPTS_FAIL or since_ms is None:
         return None
-    return Trouble(last.reason, last.message) if situation.now_ms - since_ms < SETTLED_MS else None
+    return Trouble(StalledReason.ATTEMPTS_FAIL, last.message) if situation.now_ms - since_ms < SETTLED_MS else None
 
 
 def _overdue(situation: Situation, deployment: Deployment) -> Trouble | None:
@@ -189,7 +190,7 @@ def _overdue(situation: Situation, deployment: Deployment) -> Trouble | None:
         return None
     missing = _what_is_missing(situation, situation.report, deployment)
     return Trouble(
-        "ProgressDeadlineExceeded",
+        StalledReason.PROGRESS_DEADLINE_EXCEEDED,
         f"the job has not come to run within {spec.spec.upgrade.progress_deadline}: it {missing}; "
         "`kubectl describe` and the logs of its pods may say more",
     )
@@ -218,7 +219,7 @@ def _rejection(situation: Situation) -> Trouble | None:
     if spec is None or rejected is None or not is_rejected(situation, spec):
         return None
     return Trouble(
-        "RolledBack",
+        StalledReason.ROLLED_BACK,
         f"generation {rejected.generation} was rolled back to the version before, because {rejected.message}; change the spec to try again",
     )
 
@@ -247,7 +248,7 @@ def write_status(
         trouble = standing.trouble
         set_condition(conditions, STALLED, "True", trouble.reason, trouble.message, generation, now_ms)
     else:
-        set_condition(conditions, STALLED, "False", "Operating", "", generation, now_ms)
+        set_condition(conditions, STALLED, "False", NotStalledReason.OPERATING, "", generation, now_ms)
     healthy, reason, message = _checkpoint_health(report, standing)
     set_condition(conditions, CHECKPOINT_HEALTHY, healthy, reason, message, generation, now_ms)
     active = deployment is not None and not deployment.suspended and not deployment.outcome
@@ -277,18 +278,18 @@ def write_status(
     return made.model_copy(update=changes)
 
 
-def _checkpoint_health(report: JobReport | None, standing: Standing) -> tuple[ConditionStatus, str, str]:
+def _checkpoint_health(report: JobReport | None, standing: Standing) -> tuple[ConditionStatus, CheckpointReason, str]:
     if report is None or not report.running:
-        return "Unknown", "NotRunning", f"the job is {standing.state.lower()}"
+        return "Unknown", CheckpointReason.NOT_RUNNING, f"the job is {standing.state.lower()}"
     if report.checkpoint_failures:
         return (
             "False",
-            "CheckpointsFail",
+            CheckpointReason.CHECKPOINTS_FAIL,
             f"the last {report.checkpoint_failures} checkpoints failed: {report.checkpoint_problem}; after a failure the job would go back to the last good one",
         )
     if report.last_checkpoint is None:
-        return "Unknown", "NoneYet", "no checkpoint has completed yet"
-    return "True", "CheckpointsSucceed", ""
+        return "Unknown", CheckpointReason.NONE_YET, "no checkpoint has completed yet"
+    return "True", CheckpointReason.CHECKPOINTS_SUCCEED, ""
 
 
 def _restarts(situation: Situation) -> int:

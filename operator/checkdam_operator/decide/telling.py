@@ -13,6 +13,7 @@ from checkdam_operator.decide.actions import Action, CreatePod, Event
 from checkdam_operator.decide.rollout import Rollout
 from checkdam_operator.decide.stopping import is_volatile
 from checkdam_operator.observed import FailureReport, JobReport, Situation
+from checkdam_operator.reasons import EventReason, StalledReason
 
 _KINDS_OF_FAILURE = {
     "user": "the user's code raised",
@@ -36,12 +37,12 @@ def tell_rollout(situation: Situation, rollout: Rollout) -> tuple[Event, ...]:
         return ()
     key = f"r{following.revision}"
     if following.outcome == "Completed":
-        return (Event("Completed", following.message, key=key),)
+        return (Event(EventReason.COMPLETED, following.message, key=key),)
     if following.outcome:
-        return (Event(f"Job{following.outcome}", following.message, warning=True, key=key),)
+        return (Event(StalledReason(f"Job{following.outcome}"), following.message, warning=True, key=key),)
     if rollout.rejected is not None:
         message = f"generation {rollout.rejected.generation} is rolled back to generation {following.generation}, because {rollout.rejected.message}"
-        return (Event("RolledBack", message, warning=True, key=key),)
+        return (Event(EventReason.ROLLED_BACK, message, warning=True, key=key),)
     last = situation.job.status.deployment
     if last is not None and last.revision == following.revision:
         return ()
@@ -51,8 +52,8 @@ def tell_rollout(situation: Situation, rollout: Rollout) -> tuple[Event, ...]:
             if is_volatile(situation)
             else f"its state is kept{_from(following, rollout)}"
         )
-        return (Event("Suspended", f"the job is suspended; {kept}", key=key),)
-    return (Event("Deployed", _deployed(situation, following, rollout), key=key),)
+        return (Event(EventReason.SUSPENDED, f"the job is suspended; {kept}", key=key),)
+    return (Event(EventReason.DEPLOYED, _deployed(situation, following, rollout), key=key),)
 
 
 def tell_pods(situation: Situation, actions: tuple[Action, ...]) -> tuple[Event, ...]:
@@ -66,7 +67,7 @@ def tell_pods(situation: Situation, actions: tuple[Action, ...]) -> tuple[Event,
         end = old.terminated or old.last_terminated
         said = f" ({end.reason}, exit code {end.exit_code})" if end is not None else ""
         message = f"pod {old.name} of {action.slot} is replaced: {action.cause}{said}"
-        events.append(Event("PodReplaced", message, warning=True, key=old.uid))
+        events.append(Event(EventReason.POD_REPLACED, message, warning=True, key=old.uid))
     return tuple(events)
 
 
@@ -98,22 +99,24 @@ def _told(situation: Situation, status: StreamJobStatus) -> Iterator[Event]:
     if report is not None:
         if _starts_afresh(situation, report):
             message = "the job starts afresh, because its checkpoints were in the memory of its coordinator alone"
-            yield Event("StartedAfresh", message, warning=True, key=str(report.epoch))
+            yield Event(EventReason.STARTED_AFRESH, message, warning=True, key=str(report.epoch))
         if report.last_failure is not None:
             yield _failed(report.last_failure)
         if report.checkpoint_failures and report.checkpoint_problem:
             message = f"a checkpoint failed: {report.checkpoint_problem}; the job goes on, and the last good checkpoint is kept"
-            yield Event("CheckpointFailed", message, warning=True, key=f"{report.epoch}.{report.checkpoint_failures}")
+            yield Event(
+                EventReason.CHECKPOINT_FAILED, message, warning=True, key=f"{report.epoch}.{report.checkpoint_failures}"
+            )
         if status.state == "Running" and before.state == "Restarting":
             message = f"attempt {report.epoch}.{report.attempt} processes records again"
-            yield Event("Recovered", message, key=f"{report.epoch}.{report.attempt}")
+            yield Event(EventReason.RECOVERED, message, key=f"{report.epoch}.{report.attempt}")
     stalled, was = status.condition("Stalled"), before.condition("Stalled")
     if stalled is not None and stalled.status == "True":
         if was is None or was.status != "True" or was.reason != stalled.reason:
             key = f"g{status.observed_generation} {stalled.last_transition_time}"
-            yield Event(stalled.reason, stalled.message, warning=True, key=key)
+            yield Event(StalledReason(stalled.reason), stalled.message, warning=True, key=key)
     elif was is not None and was.status == "True":
-        yield Event("Resolved", f"{was.reason} is over", key=was.last_transition_time)
+        yield Event(EventReason.RESOLVED, f"{was.reason} is over", key=was.last_transition_time)
 
 
 def _starts_afresh(situation: Situation, report: JobReport) -> bool:
@@ -127,4 +130,4 @@ def _failed(failure: FailureReport) -> Event:
     where = f" at worker {failure.worker}" if failure.worker is not None else ""
     kind = _KINDS_OF_FAILURE.get(failure.kind, "the attempt failed")
     last_line = failure.error.strip().rpartition("\n")[2]
-    return Event("AttemptFailed", f"{kind}{where}: {last_line}", warning=True, key=str(failure.time_ms))
+    return Event(EventReason.ATTEMPT_FAILED, f"{kind}{where}: {last_line}", warning=True, key=str(failure.time_ms))

@@ -11,6 +11,7 @@ from typing import Final
 
 from checkdam_operator.decide.pods import FREE_REPLACEMENTS
 from checkdam_operator.observed import Pod, Situation, Termination, Trouble
+from checkdam_operator.reasons import StalledReason
 
 UNSCHEDULABLE_PATIENCE_MS: Final = 20_000
 """A node may be about to come, or room about to be made by pods that are ending."""
@@ -45,7 +46,7 @@ def _image(pod: Pod) -> Trouble | None:
     if pod.waiting_reason not in _PULL_REASONS:
         return None
     return Trouble(
-        "ImagePullFailed",
+        StalledReason.IMAGE_PULL_FAILED,
         f"the image of pod {pod.name} cannot be pulled: {_sentence(pod.waiting_message, pod.waiting_reason)}; correct `spec.image`, or give "
         "the registry's credentials in `imagePullSecrets` of `spec.worker.podTemplate` and `spec.coordinator.podTemplate`",
         pod.created_ms,
@@ -56,7 +57,7 @@ def _configuration(pod: Pod) -> Trouble | None:
     if pod.waiting_reason not in _CONFIG_REASONS:
         return None
     return Trouble(
-        "ContainerCannotStart",
+        StalledReason.CONTAINER_CANNOT_START,
         f"the container of pod {pod.name} cannot be started: {_sentence(pod.waiting_message, pod.waiting_reason)}; create what it names, or "
         "correct the name in the spec",
         pod.created_ms,
@@ -69,13 +70,13 @@ def _crash(pod: Pod) -> Trouble | None:
         return None
     if end.reason == "OOMKilled":
         return Trouble(
-            "OutOfMemory",
+            StalledReason.OUT_OF_MEMORY,
             f"pod {pod.name} was ended again and again for using more memory than its limit; raise `resources.limits.memory` of "
             f"`spec.{pod.slot.role}`, raise `spec.parallelism`, or lower `spec.stateBackend.rocksdb.memory`",
             end.finished_ms,
         )
     return Trouble(
-        "CrashLoop",
+        StalledReason.CRASH_LOOP,
         f"pod {pod.name} ends again and again: {described_end(end)}; correct the image or the program; "
         f"`kubectl logs {pod.name} --previous` may say more",
         end.finished_ms,
@@ -84,7 +85,7 @@ def _crash(pod: Pod) -> Trouble | None:
 
 def _unschedulable(pod: Pod) -> Trouble:
     return Trouble(
-        "Unschedulable",
+        StalledReason.UNSCHEDULABLE,
         f"no node can take pod {pod.name}: {_sentence(pod.unschedulable, 'the scheduler does not say why')}; add nodes or claims, or ask for less in "
         f"`spec.{pod.slot.role}`",
         pod.created_ms,

@@ -18,7 +18,6 @@ from checkdam_operator.cache import ObjectCache
 from checkdam_operator.coordinators.client import Address
 from checkdam_operator.coordinators.watch import Coordinators
 from checkdam_operator.decide import Action, Decision, Event, decide
-from checkdam_operator.decide.decision import MANIFEST_REFUSED
 from checkdam_operator.decide.savepoints import status_without_job
 from checkdam_operator.indexes import PODS_BY_JOB
 from checkdam_operator.kube.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
@@ -26,6 +25,7 @@ from checkdam_operator.kube.kinds import POD, STREAM_JOB
 from checkdam_operator.kube.protocol import Cluster
 from checkdam_operator.metrics import DEPLOYMENTS, JobSample, OperatorMetrics
 from checkdam_operator.observed import Job, Pod, Situation, Trouble
+from checkdam_operator.reasons import StalledReason
 from checkdam_operator.reconcile.doing import Hands
 from checkdam_operator.reconcile.memory import JobMemory
 from checkdam_operator.reconcile.seeing import Eyes
@@ -160,7 +160,7 @@ class Reconciler:
         for action in decision.before:
             trouble = await self._perform(action, situation, memory)
             if trouble is not None:
-                memory.trouble = replace(trouble, reason=MANIFEST_REFUSED)
+                memory.trouble = replace(trouble, reason=StalledReason.MANIFEST_REFUSED)
                 return False
         if decision.status is not None:
             await self._hands.write_status(job, decision.status)
@@ -200,9 +200,9 @@ class Reconciler:
             return _refused(error, now_ms)
         except InvalidError as error:
             message = f"the API server refused an object of the job: {error.message}; correct the spec"
-            return Trouble("Refused", message, now_ms)
+            return Trouble(StalledReason.REFUSED, message, now_ms)
         except ManifestError as error:
-            return Trouble("InvalidSpec", f"{'; '.join(error.problems)}; correct the spec", now_ms)
+            return Trouble(StalledReason.INVALID_SPEC, f"{'; '.join(error.problems)}; correct the spec", now_ms)
         return None
 
     def _after_s(self, situation: Situation, decision: Decision) -> float | None:
@@ -272,12 +272,12 @@ class Reconciler:
 def _refused(error: ForbiddenError, now_ms: int) -> Trouble:
     if error.quota:
         return Trouble(
-            "QuotaExceeded",
+            StalledReason.QUOTA_EXCEEDED,
             f"the namespace's quota does not allow another object: {error.message}; raise the quota, or ask for less",
             now_ms,
         )
     return Trouble(
-        "Forbidden",
+        StalledReason.FORBIDDEN,
         f"the API server does not allow what the job needs: {error.message}; correct the spec, or the operator's permissions",
         now_ms,
     )

@@ -9,6 +9,7 @@ from checkdam_operator.kube.errors import KubeError
 from checkdam_operator.kube.kinds import EVENT
 from checkdam_operator.kube.protocol import Cluster
 from checkdam_operator.observed import Pod, Trouble
+from checkdam_operator.reasons import StalledReason
 from checkdam_operator.reconcile.memory import JobMemory
 
 PATIENCE_MS: Final = 15_000
@@ -55,7 +56,7 @@ def _trouble(pod: Pod, events: list[dict[str, Any]]) -> Trouble | None:
     last = max(warnings, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
     said = " ".join(str(last.get("message", "")).split()).rstrip(".")
     return Trouble(
-        "PodCannotStart",
+        StalledReason.POD_CANNOT_START,
         f"pod {pod.name} cannot start: {last.get('reason', '')}: {said}; create what is missing, or correct its name in the spec",
         pod.created_ms,
     )
