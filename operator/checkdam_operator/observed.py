@@ -314,6 +314,7 @@ class Situation:
         trouble: What the API server refused when it was last asked for something, or what it tells of pods that do not start.
         default_image: What pods run where `spec.image` is empty.
         status_written_ms: When the status was last written by this operator; 0 if it was not.
+        last_pods: Slot → the pod that this operator knew in it last, there or gone.
     """
 
     job: Job
@@ -327,6 +328,7 @@ class Situation:
     trouble: Trouble | None = None
     default_image: str = ""
     status_written_ms: int = 0
+    last_pods: Mapping[Slot, Pod] = field(default_factory=dict)
 
     @property
     def report(self) -> JobReport | None:

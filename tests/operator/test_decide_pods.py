@@ -277,3 +277,33 @@ def test_a_lost_manifest_of_a_version_that_no_spec_says_any_more_is_told() -> No
     stalled = decision.status.condition("Stalled")
     assert stalled is not None
     assert stalled.reason == "ManifestLost"
+
+
+def test_a_pod_that_is_gone_before_its_deletion_was_seen_is_replaced_under_another_name() -> None:
+    gone = next(pod for pod in running().pods if pod.slot == Slot("worker", 1))
+    situation = replace(
+        running(),
+        pods=tuple(pod for pod in running().pods if pod != gone),
+        last_pods={pod.slot: pod for pod in running().pods},
+    )
+
+    assert _created(situation) == [CreatePod(gone.slot, replaces=gone.uid, replacements=1, cause="Deleted")]
+
+
+def test_the_successor_of_a_pod_that_is_gone_is_not_replaced_as_its_predecessor_was() -> None:
+    ending = next(replace(pod, deleting=True) for pod in running().pods if pod.slot == Slot("worker", 1))
+    gone = replace(ending, uid="uid-gone", deleting=False, replaces=ending.uid, replacements=1)
+    others = tuple(pod for pod in running().pods if pod.slot != ending.slot)
+    situation = replace(running(), pods=(*others, ending), last_pods={ending.slot: gone})
+
+    assert [action.replaces for action in _created(situation)] == ["uid-gone"]
+
+
+def test_a_pod_of_an_earlier_revision_has_no_successor() -> None:
+    situation = new_job()
+    situation = after(situation, decide(situation))
+    earlier = replace(running().pods[0], slot=Slot("worker", 1), revision=0)
+
+    created = _created(replace(situation, last_pods={earlier.slot: earlier}))
+
+    assert [action.replaces for action in created] == ["", "", ""]

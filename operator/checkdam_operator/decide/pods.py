@@ -74,7 +74,8 @@ def plan_pods(situation: Situation, revision: int, slots: Iterable[Slot]) -> Pod
             filled.append(keeper)
             faults = {**faults, **{pod.uid: "Superseded" for pod in own if pod is not keeper}}
         else:
-            created, after_ms = _replacement(slot, own, faults, situation.now_ms)
+            gone = _vanished(situation, slot, own, revision)
+            created, after_ms = _replacement(slot, [*own, *gone], faults, situation.now_ms)
             if created is None:
                 times.append(after_ms)
                 continue  # what is there stays until something takes its place, so that what happened to it stays known
@@ -157,8 +158,16 @@ def _silent_since(pod: Pod, coordinator: CoordinatorSeen) -> tuple[int | None, i
     return max(started_ms, missing_ms), MISSING_PATIENCE_MS if is_silent else CONNECT_PATIENCE_MS
 
 
+def _vanished(situation: Situation, slot: Slot, own: list[Pod], revision: int) -> list[Pod]:
+    """The pod that was last in the slot, if it is gone. Its successor is named after it, and so never gets the name of another pod."""
+    last = situation.last_pods.get(slot)
+    if last is None or last.revision != revision or any(last.uid in (pod.uid, pod.replaces) for pod in own):
+        return []
+    return [last]
+
+
 def _replacement(slot: Slot, pods: list[Pod], faults: dict[str, str], now_ms: int) -> tuple[CreatePod | None, int]:
-    """The pod to create in place of those with faults, or the time from which that may be done."""
+    """The pod to create in place of those that have faults or are gone, or the time from which that may be done."""
     replaced = {pod.replaces for pod in pods}
     last = max(
         (pod for pod in pods if pod.uid not in replaced), key=lambda pod: (pod.created_ms, pod.name), default=None
@@ -169,7 +178,7 @@ def _replacement(slot: Slot, pods: list[Pod], faults: dict[str, str], now_ms: in
     earliest_ms = last.created_ms + replacement_pause_ms(row)
     if now_ms < earliest_ms:
         return None, earliest_ms
-    return CreatePod(slot, last.uid, row, faults[last.uid]), now_ms
+    return CreatePod(slot, last.uid, row, faults.get(last.uid, "Deleted")), now_ms
 
 
 def replacement_pause_ms(row: int) -> int:

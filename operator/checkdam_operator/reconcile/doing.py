@@ -43,7 +43,7 @@ from checkdam_operator.kube.kinds import (
 )
 from checkdam_operator.kube.protocol import Cluster, Object
 from checkdam_operator.metrics import CHECKPOINT_TRIGGERS, PODS_CREATED, PODS_DELETED, SAVEPOINTS, OperatorMetrics
-from checkdam_operator.observed import Job, Situation
+from checkdam_operator.observed import Job, Situation, pod_of
 from checkdam_operator.reconcile.memory import JobMemory, Manifest
 from checkdam_operator.reconcile.seeing import SCHEDULED_LABEL
 from checkdam_operator.resources import config, names
@@ -292,6 +292,8 @@ class Hands:
             _log.info("pod %s is created as %s: %s", name, action.slot, action.cause)
             self._metrics.count(PODS_CREATED, action.slot.role, action.cause)
         self._cache.put(POD, made)
+        pod = pod_of(made)
+        memory.note_pods([pod] if pod is not None else [])
 
     async def _dispose(self, job: Job, uid: str, uri: str) -> None:
         problem = await self._coordinators.dispose(job.uid, uid, uri)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from checkdam.spec import StreamJob
 from checkdam_operator.decide.actions import Event
-from checkdam_operator.observed import Trouble
+from checkdam_operator.observed import Pod, Slot, Trouble
 
 _TOLD_LIMIT: Final = 200
 """So many happenings are remembered as told; one that comes up again after that raises the count of its Event."""
@@ -43,6 +44,7 @@ class JobMemory:
         pod_trouble: What it tells of pods that do not start.
         pod_trouble_asked_ms: When it was asked for that.
         status_written_ms: When the status was last written.
+        last_pods: Slot → the pod that was last known in it, there or gone: its successor is named after it.
         deleted_pods: Uids of pods that the API server was asked to delete, while they are there.
         told: The happenings of which an Event was written, oldest first.
     """
@@ -58,8 +60,16 @@ class JobMemory:
     pod_trouble: Trouble | None = None
     pod_trouble_asked_ms: int = 0
     status_written_ms: int = 0
+    last_pods: dict[Slot, Pod] = field(default_factory=dict)
     deleted_pods: set[str] = field(default_factory=set)
     told: OrderedDict[tuple[str, str], None] = field(default_factory=OrderedDict)
+
+    def note_pods(self, pods: Iterable[Pod]) -> None:
+        """Take in which pods there are."""
+        for pod in pods:
+            last = self.last_pods.get(pod.slot)
+            if last is None or last.uid == pod.uid or pod.replaces == last.uid or _age(last) < _age(pod):
+                self.last_pods[pod.slot] = pod
 
     def is_news(self, event: Event) -> bool:
         """Whether this happening has not been told yet; from now on it has."""
@@ -70,3 +80,7 @@ class JobMemory:
         while len(self.told) > _TOLD_LIMIT:
             self.told.popitem(last=False)
         return True
+
+
+def _age(pod: Pod) -> tuple[int, int]:
+    return pod.revision, pod.created_ms

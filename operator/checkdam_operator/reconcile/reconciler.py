@@ -125,6 +125,7 @@ class Reconciler:
         now_ms = self._now_ms()
         pods = self._eyes.pods(job.uid)
         memory.deleted_pods &= {pod.uid for pod in pods}
+        memory.note_pods(pods)
         if not job.deleting:
             await self._follow_coordinator(job, pods, memory)
             await look_into_pods(self._cluster, job.namespace, pods, memory, now_ms)

@@ -71,6 +71,7 @@ class Eyes:
             trouble=memory.trouble or memory.pod_trouble,
             default_image=self._default_image,
             status_written_ms=memory.status_written_ms,
+            last_pods=memory.last_pods,
         )
 
     async def manifest(self, job: Job, memory: JobMemory) -> Manifest | None:

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from checkdam_operator.coordinators.client import Address, CoordinatorRefusedError, CoordinatorUnreachableError
 from checkdam_operator.kube.errors import ConflictError, NotFoundError, UnavailableError
-from checkdam_operator.kube.kinds import Kind
+from checkdam_operator.kube.kinds import POD, Kind
 from checkdam_operator.kube.protocol import Object, Objects
 from world.coordinator import CoordinatorProcess
 
@@ -56,7 +56,10 @@ class ClusterClient(_Travels):
         return await self._request(listed)
 
     async def create(self, kind: Kind, namespace: str, body: Object) -> Object:
-        return await self._request(lambda: self._world.server.create(kind, namespace, body), writes=True)
+        made = await self._request(lambda: self._world.server.create(kind, namespace, body), writes=True)
+        if kind == POD:
+            self._world.rules.pod_made(made, self._operator.number)
+        return made
 
     async def apply(self, kind: Kind, namespace: str, name: str, body: Object, *, subresource: str = "") -> Object:
         def applied() -> Object:

@@ -57,6 +57,7 @@ class Rules:
         self._epochs: dict[str, int] = {}
         self._tellers: dict[tuple[str, str, str], set[int]] = {}
         self._refused: set[str] = set()
+        self._pod_names: set[tuple[int, str, str]] = set()
         world.server.watchers.append(self._on_change)
         world.storage.written.append(self._on_entry)
 
@@ -66,11 +67,19 @@ class Rules:
 
     def told(self, job: Job, event: Event, operator: int) -> None:
         """An operator tells an event."""
-        said = (job.uid, event.reason, event.key)
+        said = (job.uid, str(event.reason), event.key)
         tellers = self._tellers.setdefault(said, set())
         if operator in tellers or (tellers and event.reason in TOLD_WITH_A_DEPLOYMENT):
             self.broken(f"the event {said} was told twice")
         tellers.add(operator)
+
+    def pod_made(self, body: Object, operator: int) -> None:
+        """An operator has heard that a pod was created. Of pods that others created, and that are gone, it need not know."""
+        metadata = body["metadata"]
+        named = (operator, metadata["labels"][JOB_UID_LABEL], metadata["name"])
+        if named in self._pod_names:
+            self.broken(f"operator {operator} has given the name {metadata['name']} to two pods")
+        self._pod_names.add(named)
 
     def refused(self, uri: str) -> None:
         """A coordinator has refused to dispose of a savepoint, for good."""
