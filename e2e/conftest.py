@@ -11,6 +11,8 @@ import pytest
 from cluster.choice import chosen_cluster
 from cluster.cluster import Cluster, reclaim_volumes
 from evidence import collect
+from orders_job import OrdersJob
+from strikes import UnsupportedError, own
 from turns import turn
 
 PROJECT: Final = Path(__file__).resolve().parents[1]
@@ -48,6 +50,25 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
         yield name
         plane.kubectl("delete", "namespace", name, "--wait=false")
         plane.kubectl("wait", "pods", "--all", f"--namespace={name}", "--for=delete", "--timeout=120s")
+
+
+@pytest.fixture
+def job(checkdam: Cluster, namespace: str) -> OrdersJob:
+    """A job that has written its first receipts, and does not end."""
+    made = OrdersJob(checkdam, namespace)
+    made.apply()
+    made.wait("condition=Ready")
+    made.until_more(0)
+    return made
+
+
+@pytest.fixture
+def machines(cluster: Cluster) -> None:
+    """The cluster has machines that can be broken; a test that needs them is skipped elsewhere."""
+    try:
+        own(cluster)
+    except UnsupportedError as error:
+        pytest.skip(str(error))
 
 
 @pytest.hookimpl(wrapper=True)

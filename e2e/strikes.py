@@ -11,13 +11,12 @@ import os
 import signal
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from cluster.cgroups import cgroups
 from cluster.cluster import Cluster
-from cluster.commands import CommandError
 from cluster.control_machine import start_api_server, until_api_answers
 from cluster.layout import CGROUP, NODES, Machine
 from cluster.own_cluster import OwnCluster
@@ -62,20 +61,6 @@ def kill_container(cluster: Cluster, pod: dict[str, Any]) -> None:
         UnsupportedError: See `processes_of`.
     """
     os.kill(processes_of(cluster, pod)[1], signal.SIGKILL)
-
-
-def exceed_memory(cluster: Cluster, pod: dict[str, Any]) -> None:
-    """Let the kernel end process 1 of a pod because its container uses more memory than its limit, which it must have.
-
-    The memory is taken by another process of the container, and the kernel is told whom to choose.
-
-    Raises:
-        UnsupportedError: See `processes_of`.
-    """
-    Path(f"/proc/{processes_of(cluster, pod)[1]}/oom_score_adj").write_text("1000")
-    where = (f"--namespace={pod['metadata']['namespace']}", pod["metadata"]["name"])
-    with suppress(CommandError):  # it ends with its container
-        cluster.plane.kubectl("exec", *where, "--", "python", "-c", "held = b'1' * (4 << 30)")
 
 
 @contextmanager

@@ -4,18 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.cluster import Cluster
 from orders_job import OrdersJob
-
-
-@pytest.fixture
-def job(checkdam: Cluster, namespace: str) -> OrdersJob:
-    """A job that has written its first receipts, and does not end."""
-    made = OrdersJob(checkdam, namespace)
-    made.apply()
-    made.wait("condition=Ready")
-    made.until_more(0)
-    return made
+from strikes import kill_container
 
 
 def test_a_task_process_that_is_killed_is_started_again_in_its_pod(job: OrdersJob) -> None:
@@ -55,3 +45,14 @@ def test_operator_pods_that_are_deleted_do_not_disturb_a_job(job: OrdersJob) -> 
     job.wait("condition=Ready")
     assert job.names() == pods
     assert job.object()["status"]["attempt"] == attempt
+
+
+@pytest.mark.usefixtures("machines")
+def test_a_container_whose_process_1_is_killed_is_started_again_in_its_pod(job: OrdersJob) -> None:
+    before = job.names()
+    for component in ("worker", "coordinator"):
+        written = job.check()
+        kill_container(job.cluster, job.pods(component)[0])
+        job.until_more(written + 3000)
+    assert job.names() == before
+    assert sum(status["restartCount"] for pod in job.pods() for status in pod["status"]["containerStatuses"]) == 2
