@@ -37,6 +37,9 @@ BUILD = BENCH.parent / "build"
 WORKERS = 2
 RESCALED = 3
 PAUSES = 100
+WARM_UPS = 1
+"""Runs that do not count: who is first to use memory of this machine, or of a worker, pays for the rest."""
+
 INCREMENTS = 30
 """So many that caches overflow, and RocksDB merges files, within them."""
 
@@ -118,7 +121,7 @@ class Bench:
 
     def _upload(self) -> None:
         ours, bare = [], []
-        for number in range(1, self._runs + 1):
+        for number in range(1 - WARM_UPS, self._runs + 1):
             self._empty("checkpoints/")
             self._team.all(work.open_filled, lambda index: (self._site, index, WORKERS))
             self._stored = self._team.all(work.take, lambda index, n=number: (self._site, index, n, -1))
@@ -130,7 +133,7 @@ class Bench:
 
     def _restore(self) -> None:
         ours, bare = [], []
-        for number in range(1, self._runs + 1):
+        for number in range(1 - WARM_UPS, self._runs + 1):
             ours.append(self._restored(self._team, WORKERS))
             bare.append(together(self._team.all(work.move_down, lambda index: (self._site, index, "bare"))))
             self._say(f"full restore, run {number}: {ours[-1].wall_s:.2f} s, boto3 alone {bare[-1].wall_s:.2f} s")
@@ -139,10 +142,11 @@ class Bench:
 
     def _rescale(self) -> None:
         plain, moved = [], []
-        for number in range(1, self._runs + 1):
+        for number in range(1 - WARM_UPS, self._runs + 1):
             plain.append(self._restored(self._team, WORKERS).wall_s)
             moved.append(self._restored(self._more, RESCALED).wall_s)
             self._say(f"rescale, run {number}: {moved[-1]:.2f} s, plain restore {plain[-1]:.2f} s")
+        del plain[:WARM_UPS], moved[:WARM_UPS]
         ratio = statistics.median(moved) / statistics.median(plain)
         self.rows.append(
             Row(
@@ -224,6 +228,7 @@ class Bench:
         )
 
     def _compare(self, what: str, ours: list[Spent], theirs: list[Spent], beside: str, target: float) -> None:
+        del ours[:WARM_UPS], theirs[:WARM_UPS]
         own, other = (statistics.median(each.wall_s for each in spent) for spent in (ours, theirs))
         own_cpu, other_cpu = (statistics.median(each.cpu_s for each in spent) for spent in (ours, theirs))
         self.rows.append(
@@ -336,7 +341,7 @@ def main(
         machine({}),
         f"{mib} MiB of values of {work.VALUE_BYTES} bytes that do not compress, in {WORKERS} workers, each a process; versitygw on "
         f"this machine as the S3 server; {work.TRANSFERS} transfers at a time in each worker, with Checkdam and with boto3 alone, "
-        f"which only moves the same files; medians of {runs}.",
+        f"which only moves the same files; medians of {runs}, after one of each that does not count.",
         *bench.notes,
         *job_notes,
         "Ratio by CPU time: the processor time of what it is compared with, divided by that of Checkdam, of all processes but the server.",

@@ -34,9 +34,12 @@ LOG_FILES: Final = 32
 LOG_GROWTH: Final = 2
 """Times the rows of its first file that the others may have together: so much longer than necessary a restore may take."""
 
-REFERENCED_ROWS: Final = 50_000
-"""Up to so many rows, of values that cannot be changed in place, are frozen by reference: that takes the task thread some ten ms,
-as a fork does, which afterwards makes both processes copy every page that they touch."""
+REFERENCED_ROWS: Final = 150_000
+"""Up to so many rows, of values that cannot be changed in place, are frozen by reference: that stops the task thread no longer than
+a fork does, which afterwards makes both processes copy every page that they touch."""
+
+ABSENT: Final[Any] = object()
+"""In place of the cell of a key that has none any more."""
 
 _FREE_ROWS: Final = 4_096
 """Rows that may be added in any case."""
@@ -68,17 +71,14 @@ class FrozenChanges:
         spec: The table.
         now_ms: The update time of cells that have none.
         outdated: What is void of earlier files of the log; `None` where it begins anew.
-        changed: Namespaces and keys that have cells.
-        cells: Of each of these runs.
-        deleted: Namespaces and keys that have none any more.
+        runs: Namespaces, their keys that have changed, and the cell of each, or ABSENT. They are told apart when they are written,
+            since the task thread need not wait for that.
     """
 
     spec: TableSpec
     now_ms: int
     outdated: Outdated | None
-    changed: list[Run] = field(default_factory=list)
-    cells: list[list[Any]] = field(default_factory=list)
-    deleted: list[Run] = field(default_factory=list)
+    runs: list[tuple[int, list[Key], list[Any]]] = field(default_factory=list)
 
     def blocks(self) -> Iterator[Block]:
         """They as blocks of a log.
@@ -86,15 +86,26 @@ class FrozenChanges:
         Raises:
             ValueTypeError: A value does not fit its declared type.
         """
-        cells = {run[0]: iter(cells) for run, cells in zip(self.changed, self.cells, strict=True)}
+        changed: list[Run] = []
+        deleted: list[Run] = []
+        cells_of: dict[int, Iterator[Any]] = {}
+        for namespace, keys, cells in self.runs:
+            gone = [key for key, cell in zip(keys, cells, strict=True) if cell is ABSENT]
+            if gone:
+                deleted.append((namespace, gone))
+                keys = [key for key, cell in zip(keys, cells, strict=True) if cell is not ABSENT]
+                cells = [cell for cell in cells if cell is not ABSENT]
+            if keys:
+                changed.append((namespace, keys))
+                cells_of[namespace] = iter(cells)
         yield from encode_runs(
-            self.changed,
-            lambda namespace, keys: islice(cells[namespace], len(keys)),
+            changed,
+            lambda namespace, keys: islice(cells_of[namespace], len(keys)),
             self.spec,
             self.now_ms,
             apart=True,
         )
-        for part in cut_runs(self.deleted, BlockSize()):
+        for part in cut_runs(deleted, BlockSize()):
             yield encode_deletions(part)
         if self.outdated is not None:
             yield from self.outdated.blocks()

@@ -28,7 +28,7 @@ from checkdam.state.columns import (
     decode_rows,
 )
 from checkdam.state.rocksdb_cache import EVICTION_ENTRIES, CacheBudget, Changes
-from checkdam.state.rocksdb_log import FrozenChanges, LogReader, Outdated
+from checkdam.state.rocksdb_log import ABSENT, FrozenChanges, LogReader, Outdated
 from checkdam.state.rocksdb_rows import (
     GROUP_BYTES,
     SPACE_BYTES,
@@ -56,8 +56,6 @@ _SPACE_OVERHEAD_BYTES: Final = 700
 _POINT_DELETES_PER_GROUP: Final = 8
 """Up to this many rows per key group are deleted one by one: range deletions slow reads down."""
 
-_ABSENT: Any = object()
-
 
 class _Space:
     """The cached cells of one namespace; a key that has changed and has no cell was deleted."""
@@ -76,16 +74,16 @@ class _Space:
         return len(self.young) + len(self.old)
 
     def cell(self, key: Key) -> Any:
-        """The cached cell, or _ABSENT."""
-        cell = self.young.get(key, _ABSENT)
-        return self.old.get(key, _ABSENT) if cell is _ABSENT else cell
+        """The cached cell, or ABSENT."""
+        cell = self.young.get(key, ABSENT)
+        return self.old.get(key, ABSENT) if cell is ABSENT else cell
 
     def cells(self, keys: list[Key]) -> list[Any]:
         """As `cell`, of many keys."""
-        cells = list(map(self.young.get, keys, repeat(_ABSENT)))
+        cells = list(map(self.young.get, keys, repeat(ABSENT)))
         if self.old:
-            for index in [index for index, cell in enumerate(cells) if cell is _ABSENT]:
-                cells[index] = self.old.get(keys[index], _ABSENT)
+            for index in [index for index, cell in enumerate(cells) if cell is ABSENT]:
+                cells[index] = self.old.get(keys[index], ABSENT)
         return cells
 
 
@@ -244,16 +242,9 @@ class RocksDbTable:
         frozen = FrozenChanges(self.spec, self._clock.now_ms(), None if whole else self._outdated)
         for namespace, space in self._spaces.items() if whole else self._touched_spaces():
             keys = list(space.changes if whole else space.changes.recent)
-            cells = space.cells(keys)
-            if gone := [key for key, cell in zip(keys, cells, strict=True) if cell is _ABSENT]:
-                frozen.deleted.append((namespace, gone))
-                keys = [key for key, cell in zip(keys, cells, strict=True) if cell is not _ABSENT]
-                cells = [cell for cell in cells if cell is not _ABSENT]
-            if keys:
-                frozen.changed.append((namespace, keys))
-                frozen.cells.append(cells)
+            frozen.runs.append((namespace, keys, space.cells(keys)))
         # To know the group of every key would take longer than all the rest.
-        changed = chain.from_iterable(keys for _, keys in [*frozen.changed, *frozen.deleted])
+        changed = chain.from_iterable(keys for _, keys, _ in frozen.runs)
         self._rows.check_owned(islice(changed, _CHECKED_KEYS))
         return frozen
 
@@ -401,7 +392,7 @@ class RocksDbTable:
         self._all_written(namespace, space)
 
     def _write(self, namespace: int, cells: list[tuple[Key, Any]]) -> None:
-        """Write cells, or delete those that are _ABSENT."""
+        """Write cells, or delete those that are ABSENT."""
         if not cells:
             return
         encode, with_ttl = self.spec.serde.encode, self.spec.ttl_ms
@@ -411,7 +402,7 @@ class RocksDbTable:
         changes: list[tuple[bytes, bytes | None]] = []
         put_groups: set[int] = set()
         for group, row, (_, cell) in zip(groups, rows, cells, strict=True):
-            if cell is not _ABSENT:
+            if cell is not ABSENT:
                 put_groups.add(group)
                 changes.append((row, pack_number(cell[1]) + encode(cell[0]) if with_ttl else now + encode(cell)))
             elif stored >> group & 1:
