@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -11,12 +10,11 @@ import pytest
 from cluster.choice import chosen_cluster
 from cluster.cluster import Cluster, reclaim_volumes
 from evidence import collect
+from installation import OPERATOR_NAMESPACE, PROJECT, install_operator
 from orders_job import OrdersJob
 from strikes import UnsupportedError, own
 from turns import turn
 
-PROJECT: Final = Path(__file__).resolve().parents[1]
-OPERATOR_NAMESPACE: Final = "checkdam-system"
 _EVIDENCE: Final = PROJECT / "out" / "e2e"
 
 
@@ -31,11 +29,8 @@ def cluster() -> Cluster:
 @pytest.fixture(scope="session")
 def checkdam(cluster: Cluster) -> Cluster:
     """The cluster, with the operator installed by its chart as it is, and Ready."""
-    chart = str(PROJECT / "charts" / "checkdam")
-    # Other images have the same names, so that nothing of a pod would change.
-    images = f"--set-string=podAnnotations.images={cluster.images_version}"
-    where = (f"--namespace={OPERATOR_NAMESPACE}", "--create-namespace")
-    cluster.plane.helm("upgrade", "--install", "checkdam", chart, *where, images, "--wait", "--timeout=120s")
+    with turn(cluster.volumes.parent, alone=False):
+        install_operator(cluster)
     return cluster
 
 

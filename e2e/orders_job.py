@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,14 +76,19 @@ class OrdersJob:
         """The names of `pods`."""
         return sorted(pod["metadata"]["name"] for pod in self.pods(component))
 
-    def output(self) -> Path:
-        """The folder with the receipts, as this computer sees it."""
-        claim = self.kubectl("get", "persistentvolumeclaim", NAME, "--output=jsonpath={.spec.volumeName}")
-        return self.cluster.volumes / claim / "results"
+    def output(self, folder: str = "results") -> Path:
+        """A folder of its volume, as this computer sees it: that with the receipts. The API server is asked once only."""
+        return self._volume / folder
 
-    def check(self) -> int:
-        """How many receipts there are, none of which is missing or comes twice."""
-        number, problems = _example().problems(self.output())
+    @cached_property
+    def _volume(self) -> Path:
+        claim = self.kubectl("get", "persistentvolumeclaim", NAME, "--output=jsonpath={.spec.volumeName}")
+        assert claim, f"the claim {NAME} has no volume yet"
+        return self.cluster.volumes / claim
+
+    def check(self, folder: str = "results") -> int:
+        """How many receipts there are in a folder of its volume, none of which is missing or comes twice."""
+        number, problems = _example().problems(self.output(folder))
         assert not problems
         return int(number)
 
