@@ -1,7 +1,7 @@
 """`make bench-state`: what it costs to store, restore and move state, beside what the S3 client alone can do.
 
 A gibibyte of RocksDB state in two workers, each a process of its own, and a real S3 server on this machine. The parts
-are those of real workers: backends, uploads, fetches, local files. What is compared takes turns, and figures are medians.
+are those of real workers: backends, uploads, fetches, local files. What is compared takes turns, also at coming first, and figures are medians.
 A full run writes `bench/state-results.md`.
 """
 
@@ -38,7 +38,7 @@ WORKERS = 2
 RESCALED = 3
 PAUSES = 100
 WARM_UPS = 1
-"""Runs that do not count: who is first to use memory of this machine, or of a worker, pays for the rest."""
+"""Runs that do not count: who is first to use memory of a worker pays for those that come after."""
 
 INCREMENTS = 30
 """So many that caches overflow, and RocksDB merges files, within them."""
@@ -120,33 +120,47 @@ class Bench:
             self._more.close()
 
     def _upload(self) -> None:
-        ours, bare = [], []
-        for number in range(1 - WARM_UPS, self._runs + 1):
+        def own(number: int) -> Spent:
             self._empty("checkpoints/")
             self._team.all(work.open_filled, lambda index: (self._site, index, WORKERS))
-            self._stored = self._team.all(work.take, lambda index, n=number: (self._site, index, n, -1))
-            ours.append(together([taken.whole for taken in self._stored]))
+            self._stored = self._team.all(work.take, lambda index: (self._site, index, number, -1))
+            return together([taken.whole for taken in self._stored])
+
+        def bare(_: int) -> Spent:
             self._empty("bare/")
-            bare.append(together(self._team.all(work.move_up, lambda index: (self._site, index, "bare"))))
-            self._say(f"full checkpoint, run {number}: {ours[-1].wall_s:.2f} s, boto3 alone {bare[-1].wall_s:.2f} s")
-        self._compare("full checkpoint: freeze, hash, upload", ours, bare, "boto3 alone", 0.8)
+            return together(self._team.all(work.move_up, lambda index: (self._site, index, "bare")))
+
+        ours, theirs = self._in_turn("full checkpoint", own, "boto3 alone", bare)
+        self._compare("full checkpoint: freeze, hash, upload", ours, theirs, "boto3 alone", 0.8)
 
     def _restore(self) -> None:
-        ours, bare = [], []
-        for number in range(1 - WARM_UPS, self._runs + 1):
-            ours.append(self._restored(self._team, WORKERS))
-            bare.append(together(self._team.all(work.move_down, lambda index: (self._site, index, "bare"))))
-            self._say(f"full restore, run {number}: {ours[-1].wall_s:.2f} s, boto3 alone {bare[-1].wall_s:.2f} s")
-        self._compare("full restore: download, verify, open, read", ours, bare, "boto3 alone", 0.8)
+        def bare(_: int) -> Spent:
+            return together(self._team.all(work.move_down, lambda index: (self._site, index, "bare")))
+
+        ours, theirs = self._in_turn("full restore", lambda _: self._restored(self._team, WORKERS), "boto3 alone", bare)
+        self._compare("full restore: download, verify, open, read", ours, theirs, "boto3 alone", 0.8)
         self._empty("bare/")
 
-    def _rescale(self) -> None:
-        plain, moved = [], []
+    def _in_turn(
+        self, what: str, own: Callable[[int], Spent], beside: str, other: Callable[[int], Spent]
+    ) -> tuple[list[Spent], list[Spent]]:
+        """What two things cost that are done run by run, given its number. Who comes first alternates, and the first runs do not count."""
+        ours, theirs = [], []
         for number in range(1 - WARM_UPS, self._runs + 1):
-            plain.append(self._restored(self._team, WORKERS).wall_s)
-            moved.append(self._restored(self._more, RESCALED).wall_s)
-            self._say(f"rescale, run {number}: {moved[-1]:.2f} s, plain restore {plain[-1]:.2f} s")
-        del plain[:WARM_UPS], moved[:WARM_UPS]
+            turns = [(ours, own), (theirs, other)]
+            for found, measured in turns if number % 2 else reversed(turns):
+                found.append(measured(number))
+            self._say(f"{what}, run {number}: {ours[-1].wall_s:.2f} s, {beside} {theirs[-1].wall_s:.2f} s")
+        return ours[WARM_UPS:], theirs[WARM_UPS:]
+
+    def _rescale(self) -> None:
+        three, two = self._in_turn(
+            "rescale",
+            lambda _: self._restored(self._more, RESCALED),
+            "plain restore",
+            lambda _: self._restored(self._team, WORKERS),
+        )
+        moved, plain = [spent.wall_s for spent in three], [spent.wall_s for spent in two]
         ratio = statistics.median(moved) / statistics.median(plain)
         self.rows.append(
             Row(
@@ -228,7 +242,6 @@ class Bench:
         )
 
     def _compare(self, what: str, ours: list[Spent], theirs: list[Spent], beside: str, target: float) -> None:
-        del ours[:WARM_UPS], theirs[:WARM_UPS]
         own, other = (statistics.median(each.wall_s for each in spent) for spent in (ours, theirs))
         own_cpu, other_cpu = (statistics.median(each.cpu_s for each in spent) for spent in (ours, theirs))
         self.rows.append(
@@ -318,7 +331,7 @@ def server_cpu_s() -> float:
 
 def main(
     mib: Annotated[int, typer.Option(min=8, help="How much state, in MiB.")] = 1024,
-    runs: Annotated[int, typer.Option(min=1, help="Runs of each measurement; the median counts.")] = 3,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each measurement; the median counts.")] = 4,
     quick: Annotated[bool, typer.Option("--quick", help="Little state, once: whether it works, not how fast.")] = False,
     jobs: Annotated[bool, typer.Option(help="Measure the throughput of whole jobs too.")] = True,
     build: Annotated[Path, typer.Option(help="Where data and runs are kept.")] = BUILD,

@@ -137,17 +137,20 @@ class SectionWriter:
             log: What the sections before them have.
         """
         first = len(record.sections) - len(parts)
+        described = record if log is None else replace(record, log=log.names)
 
         def write_parts() -> list[LocalFile]:
-            described = record if log is None else replace(record, log=log.names)
-            return [write_record(directory, described), *self._write_parts(directory / self._name, parts, first)]
+            return self._write_parts(directory / self._name, parts, first)
+
+        def write_rest() -> list[LocalFile]:
+            return [write_record(directory, described), *(log.write(directory) if log is not None else ())]
 
         def write() -> list[LocalFile]:
-            return write_parts() if log is None else write_parts() + log.write(directory)
+            return write_parts() + write_rest()
 
         self._forked = [snapshot for snapshot in self._forked if not snapshot.ended]
         if log is not None and self._are_small(parts, 0) and log.freeze():
-            return WrittenSnapshot(directory, write_parts, lambda: log.write(directory))
+            return WrittenSnapshot(directory, write_parts, write_rest)
         if not self._are_small(parts, 0 if log is None else log.rows):
             # Refused for want of memory: a long pause is better than no checkpoint.
             with contextlib.suppress(OSError):
