@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import selectors
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import kopf
@@ -43,6 +45,8 @@ _GRACEFUL_END_S: Final = 0.5
 _CANCELLATIONS: Final = 5
 _CANCELLATION_S: Final = 0.5
 _THREAD_END_S: Final = 10.0
+_LEAVE_S: Final = 2.0
+_LEAVE_POLL_S: Final = 0.005
 
 
 class WatchSource:
@@ -217,11 +221,16 @@ class _Watch:
         return self._error
 
     def _thread(self) -> None:
-        loop = asyncio.new_event_loop()
+        selector = selectors.DefaultSelector()
+        loop = asyncio.SelectorEventLoop(selector)
+        own_files = len(selector.get_map())
         # Errors of tasks that kopf did not wait for are told of when they are collected, long after it has ended for the same reason.
         loop.set_exception_handler(lambda _, context: _log.debug("in kopf's loop: %s", context))
         try:
-            loop.run_until_complete(self._kopf())
+            try:
+                loop.run_until_complete(self._kopf())
+            finally:
+                loop.run_until_complete(_until_connections_close(selector, own_files))
         except BaseException as error:
             self._error = error
         finally:
@@ -294,6 +303,17 @@ def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *argumen
 def _first_error(tasks: Iterable[asyncio.Task[Any]]) -> BaseException | None:
     errors = [task.exception() for task in tasks if task.done() and not task.cancelled()]
     return next((error for error in errors if error is not None), None)
+
+
+async def _until_connections_close(selector: selectors.BaseSelector, own_files: int) -> None:
+    """Wait until the loop of this selector has no more files than its own, or for so long as TLS may take to take leave.
+
+    kopf cuts its watches off in the middle of an answer and waits for none of them; a loop that is closed next would leave their sockets open.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LEAVE_S):
+            while len(selector.get_map()) > own_files:
+                await asyncio.sleep(_LEAVE_POLL_S)
 
 
 async def _end_all_tasks() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -232,6 +234,10 @@ async def test_the_watch_shows_what_happens_and_never_writes(
     assert not now["metadata"].get("annotations")
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ResourceWarning)
+        gc.collect()
+    assert [str(warning.message) for warning in told] == [], "no connection is left open"
 
 
 async def test_events_are_shown_where_people_look_for_them(
