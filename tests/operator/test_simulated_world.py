@@ -22,6 +22,7 @@ from world.story import Edit, JobHit, JobStep, OperatorHit, Outage, PodHit, Save
 
 from checkdam_operator.decide import decision
 from checkdam_operator.decide.pods import PodPlan
+from checkdam_operator.kube.kinds import CONFIG_MAP
 from checkdam_operator.reconcile.doing import Hands
 
 PLAYED = settings(
@@ -157,6 +158,26 @@ def test_a_pod_that_nobody_replaces_is_noticed(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(decision, "plan_pods", only_at_first)
     assert "does not come to rest" in _broken(steps=(PodHit(60.0, "evict", 0),))
+
+
+def test_a_pod_whose_manifest_is_not_stored_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = ApiServer.create
+
+    def without_manifests(server: ApiServer, kind: Any, namespace: str, body: Any, **more: Any) -> Any:
+        made = create(server, kind, namespace, body, **more)
+        if kind == CONFIG_MAP:
+            server.remove(kind, namespace, made["metadata"]["name"])
+        return made
+
+    monkeypatch.setattr(ApiServer, "create", without_manifests)
+    assert "which is not stored" in _broken()
+
+
+def test_a_pod_that_is_made_while_its_job_is_collected_breaks_no_rule() -> None:
+    """The operator has not heard of the deletion, and takes a collected pod for one that is to be replaced."""
+    steps = (Edit(39.5, "image", "app:2"), JobStep(40.8, "Foreground"))
+    outcome = play(Story(steps=steps, seed=22, weather=STORM, rough_s=3.0))
+    assert (outcome.problems, outcome.state, outcome.pods) == ([], "gone", [])
 
 
 def test_an_exception_of_the_operator_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,8 @@ class Rules:
         job = self._world.server.find(STREAM_JOB, namespace, labels[JOB_LABEL])
         if job is None or job["metadata"]["uid"] != labels[JOB_UID_LABEL]:
             return  # collected soon, with all that there was
+        if "deletionTimestamp" in job["metadata"]:
+            return  # the same, and what it needs may be collected already; the operator may not have heard of it yet
         life_config = self._world.nodes_config_map(body)
         if self._world.server.find(CONFIG_MAP, namespace, life_config) is None:
             self.broken(f"pod {body['metadata']['name']} was made of the manifest {life_config}, which is not stored")
