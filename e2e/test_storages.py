@@ -1,4 +1,4 @@
-"""State backends in memory and on a volume: a worker is lost, and nothing of the output."""
+"""The named state backends, each on storage that it is known with: a worker is lost, and nothing of the output."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from cluster.cluster import Cluster
-from state_backends import StateBackendJob
+from cluster.cluster import S3_INSIDE, Cluster
+from cluster_s3 import s3_of
+from backend_job import StateBackendJob
 
 ARGS: Final = {"count": 40_000, "rate": 4_000}
 """Ten seconds of work: enough to lose a worker in the middle of it."""
@@ -57,3 +58,11 @@ def test_a_job_with_the_fs_state_backend_has_its_checkpoints_on_a_volume(checkda
     lose_a_worker(job, {})
     volume = job.volume("checkpoints")
     assert checkpoints(lambda: [str(file) for file in volume.rglob("*")])
+
+
+def test_a_job_with_the_rocksdb_state_backend_has_its_checkpoints_in_s3(checkdam: Cluster, namespace: str) -> None:
+    bucket = s3_of(checkdam).new_bucket()
+    job = StateBackendJob(checkdam, namespace, "rocksdb-state-backend")
+    server = {"endpoint": S3_INSIDE, "region": "us-east-1", "pathStyle": True, "credentialsSecret": "s3-keys"}
+    lose_a_worker(job, {"uri": f"s3://{bucket.name}/production", "s3": server})
+    assert checkpoints(lambda: list(bucket.keys()))
