@@ -312,6 +312,24 @@ def test_the_sweep_deletes_only_what_dead_attempts_left(store: CheckpointStore, 
     assert Journal(store.storage).tail() is not None
 
 
+def test_what_a_timed_out_checkpoint_has_left_goes_with_the_first_sweep_of_the_next_attempt(
+    store: CheckpointStore, tmp_path: Path
+) -> None:
+    take(store, tmp_path, "chk-3-1.1-0")
+    late = {"chk-4-1.1-0/half", "shared/1.1-late"}
+    before = stored(store.storage)
+    for path in late:
+        store.storage.create(path, b"")
+    keep = kept(store, "chk-3-1.1-0")
+    assert store.sweep(Running(1, 1), keep) == 0, (
+        "a worker of the attempt may still be uploading for another checkpoint"
+    )
+    assert stored(store.storage) == before | late
+    assert store.sweep(Running(1, 2), keep) == 2
+    assert stored(store.storage) == before
+    assert store.verify("chk-3-1.1-0") == []
+
+
 def test_the_sweep_keeps_files_in_folders_that_are_gone_from_the_journal(
     store: CheckpointStore, tmp_path: Path
 ) -> None:

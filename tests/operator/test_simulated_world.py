@@ -21,6 +21,7 @@ from world.storage import Entry, Storage
 from world.story import Edit, JobHit, JobStep, OperatorHit, Outage, PodHit, SavepointStep, Story, draw_story
 
 from checkdam_operator.decide import decision
+from checkdam_operator.decide import pods as pods_module
 from checkdam_operator.decide.pods import PodPlan
 from checkdam_operator.kube.kinds import CONFIG_MAP
 from checkdam_operator.reconcile.doing import Hands
@@ -53,6 +54,9 @@ STAYS_BROKEN = Story(
 )
 ENDS = Story(steps=(JobHit(40.0, "end"), PodHit(41.0, "crash", -1), Edit(60.0, "image", "app:2")))
 GOES = Story(steps=(PodHit(30.0, "lose", 0), JobStep(35.0, "Orphan"), OperatorHit(36.0, "kill")))
+GONE_UNSEEN = Story(steps=(Outage(58.0, "api", 70.0), PodHit(60.0, "delete", -1)), rough_s=100.0)
+"""The coordinator's pod comes to its end while the operator hears nothing."""
+
 COMES_BACK = Story(steps=(JobStep(30.0, "Background"), JobStep(32.0, "create"), Outage(33.0, "pods", 20.0)))
 
 
@@ -158,6 +162,12 @@ def test_a_pod_that_nobody_replaces_is_noticed(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(decision, "plan_pods", only_at_first)
     assert "does not come to rest" in _broken(steps=(PodHit(60.0, "evict", 0),))
+
+
+def test_one_name_for_two_pods_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert play(GONE_UNSEEN).problems == []
+    monkeypatch.setattr(pods_module, "_vanished", lambda *_: [])
+    assert "to two pods" in "\n".join(play(GONE_UNSEEN).problems)
 
 
 def test_a_pod_whose_manifest_is_not_stored_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

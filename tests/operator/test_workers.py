@@ -100,6 +100,33 @@ async def test_a_turn_that_takes_too_long_is_ended() -> None:
     await bench.task
 
 
+async def test_jobs_whose_requests_fail_and_hang_do_not_keep_the_others_waiting() -> None:
+    time = ManualTime()
+    bench = Bench(clock=time)
+    good, bad = [f"good{number}" for number in range(20)], [f"bad{number}" for number in range(10)]
+
+    async def fail_then_hang(key: str) -> float | None:
+        if key in bad:
+            if bench.queue.failures(key):
+                await asyncio.Event().wait()
+            raise UnavailableError(0, "Timeout", "no answer")
+        return None
+
+    bench.what = fail_then_hang
+    for key in bad:
+        bench.queue.add(key)
+    await settle()
+    time.now += 30.0
+    for key in good:
+        bench.queue.add(key)
+    for _ in good:
+        await settle()
+    assert bench.queue.working == 1, "a turn of a bad one, which does not end"
+    assert [key for key in bench.looked if key in good] == good
+    await bench.pool.stop(0.0)
+    await bench.task
+
+
 async def test_stopping_lets_turns_end_and_begins_no_others() -> None:
     bench = Bench()
     gate = asyncio.Event()
