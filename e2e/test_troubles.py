@@ -1,0 +1,55 @@
+"""What keeps a job from running is told as a condition with a remedy, and is over when its cause is gone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cluster.cluster import Cluster
+from orders_job import OrdersJob
+
+_HUGE = {"resources": {"requests": {"cpu": "1000"}}}
+_TROUBLES: dict[str, tuple[dict[str, Any], str]] = {
+    "ImagePullFailed": ({"image": "registry.invalid/nothing:1"}, "spec.image"),
+    "Unschedulable": ({"worker": _HUGE}, "spec.worker"),
+}
+"""Reason → what is wrong with the spec, and what the message names."""
+
+
+def _stalled(job: OrdersJob, reason: str) -> str:
+    """The message of the condition, once the job has it."""
+    job.wait(f"jsonpath={{.status.conditions[?(@.type=='Stalled')].reason}}={reason}")
+    return str(next(found["message"] for found in job.object()["status"]["conditions"] if found["type"] == "Stalled"))
+
+
+@pytest.mark.parametrize("reason", _TROUBLES)
+def test_pods_that_cannot_start_are_told_with_a_remedy_until_the_spec_is_corrected(
+    checkdam: Cluster, namespace: str, reason: str
+) -> None:
+    job = OrdersJob(checkdam, namespace)
+    wrong, named = _TROUBLES[reason]
+    job.apply(**wrong)
+    assert named in _stalled(job, reason)
+    job.apply()
+    job.wait("condition=Ready")
+    job.until_more(0)
+
+
+def test_a_quota_that_is_exhausted_is_told_until_it_is_raised(checkdam: Cluster, namespace: str) -> None:
+    job = OrdersJob(checkdam, namespace)
+    job.kubectl("create", "quota", "few", "--hard=pods=1")
+    job.apply()
+    assert "raise the quota" in _stalled(job, "QuotaExceeded")
+    job.kubectl("delete", "quota", "few")
+    job.wait("condition=Ready")
+    job.until_more(0)
+
+
+def test_a_program_that_ends_again_and_again_is_told_until_it_is_corrected(checkdam: Cluster, namespace: str) -> None:
+    job = OrdersJob(checkdam, namespace)
+    job.apply(worker={"env": [{"name": "PYTHONHOME", "value": "/nowhere"}]})
+    assert "kubectl logs" in _stalled(job, "CrashLoop")
+    job.apply()
+    job.wait("condition=Ready")
+    job.until_more(0)
