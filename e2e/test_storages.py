@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from backend_job import StateBackendJob
 from cluster.cluster import S3_INSIDE, Cluster
 from cluster_s3 import s3_of
-from backend_job import StateBackendJob
 
 ARGS: Final = {"count": 40_000, "rate": 4_000}
 """Ten seconds of work: enough to lose a worker in the middle of it."""
