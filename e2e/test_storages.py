@@ -50,7 +50,7 @@ def lose_a_worker(job: StateBackendJob, storage: dict[str, Any]) -> None:
 def test_a_job_with_the_memory_state_backend_outlives_a_worker(checkdam: Cluster, namespace: str) -> None:
     job = StateBackendJob(checkdam, namespace, "memory-state-backend")
     lose_a_worker(job, {})
-    assert job.status()["lastCheckpoint"]["uri"].startswith("memory:")
+    assert job.status()["lastCheckpoint"]["uri"].startswith("memory://")
 
 
 def test_a_job_with_the_fs_state_backend_has_its_checkpoints_on_a_volume(checkdam: Cluster, namespace: str) -> None:

@@ -280,6 +280,21 @@ def _volatile() -> Situation:
     return running(manifest(checkpoint={"storage": storage}))
 
 
+@pytest.mark.parametrize(
+    ("storage", "expected"),
+    [
+        ("memory://", "memory://team/words/chk-7-5.1-0"),
+        ("s3://bucket/jobs/", "s3://bucket/jobs/team/words/chk-7-5.1-0"),
+        ("file:///state", "file:///state/team/words/chk-7-5.1-0"),
+    ],
+)
+def test_the_uri_of_a_checkpoint_is_that_of_its_folder(storage: str, expected: str) -> None:
+    places = {"uri": storage, "allowVolatile": True} if storage == "memory://" else {"uri": storage}
+    status = running(manifest(checkpoint={"storage": places})).job.status
+    assert status.last_checkpoint is not None
+    assert status.last_checkpoint.uri == expected
+
+
 def test_a_job_that_has_lost_its_memory_says_so_once() -> None:
     lost = with_report(_volatile(), epoch=6)
     told = decide(lost)

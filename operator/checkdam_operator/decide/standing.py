@@ -323,7 +323,9 @@ def _uri(situation: Situation, folder: str) -> str:
     deployed = situation.deployed
     if deployed is None or not folder or "://" in folder:
         return folder
-    return f"{deployed.spec.checkpoint.storage.uri.rstrip('/')}/{deployed.job_id}/{folder}"
+    storage = deployed.spec.checkpoint.storage.uri
+    prefix = storage if storage.endswith("://") else f"{storage.rstrip('/')}/"
+    return f"{prefix}{deployed.job_id}/{folder}"
 
 
 def newest(one: SavepointReference | None, other: SavepointReference | None) -> SavepointReference | None:
