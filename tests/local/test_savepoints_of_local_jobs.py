@@ -144,5 +144,6 @@ def test_a_drained_job_has_counted_every_record_and_goes_on_when_its_savepoint_i
     assert code == 0, output
     assert "late" not in output
     assert sum(count for _, _, count in folder.rows()) == 20000
-    # A window that was open when the job was drained has fired twice, each time with what had come since.
-    assert len({(key, start) for key, start, _ in folder.rows()}) < len(folder.rows())
+    # A window of 100 that was open when the job was drained has fired twice, each time with what had come since.
+    was_open = sum(count for _, _, count in drained) % 100 > 0
+    assert (len({(key, start) for key, start, _ in folder.rows()}) < len(folder.rows())) == was_open
