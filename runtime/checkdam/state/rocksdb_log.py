@@ -26,7 +26,7 @@ from checkdam.core.keys import decode_keys
 from checkdam.core.serde import never_changes
 from checkdam.state.base import Key, LocalFile, TableSpec
 from checkdam.state.blocks import ANY_GROUP, Block, BlockWriter, unpack_ints
-from checkdam.state.columns import BlockSize, Run, cut_runs, encode_deletions, encode_gone, encode_runs
+from checkdam.state.columns import BlockSize, ChangeRun, cut_runs, encode_changes, encode_gone
 
 LOG_FILES: Final = 32
 """Files that a log has at most: each of them is one more to name in every checkpoint, and to fetch."""
@@ -86,27 +86,18 @@ class FrozenChanges:
         Raises:
             ValueTypeError: A value does not fit its declared type.
         """
-        changed: list[Run] = []
-        deleted: list[Run] = []
+        runs: list[ChangeRun] = []
         cells_of: dict[int, Iterator[Any]] = {}
         for namespace, keys, cells in self.runs:
             gone = [key for key, cell in zip(keys, cells, strict=True) if cell is ABSENT]
             if gone:
-                deleted.append((namespace, gone))
                 keys = [key for key, cell in zip(keys, cells, strict=True) if cell is not ABSENT]
                 cells = [cell for cell in cells if cell is not ABSENT]
-            if keys:
-                changed.append((namespace, keys))
-                cells_of[namespace] = iter(cells)
-        yield from encode_runs(
-            changed,
-            lambda namespace, keys: islice(cells_of[namespace], len(keys)),
-            self.spec,
-            self.now_ms,
-            apart=True,
+            runs.append((namespace, keys, gone))
+            cells_of[namespace] = iter(cells)
+        yield from encode_changes(
+            runs, lambda namespace, keys: islice(cells_of[namespace], len(keys)), self.spec, self.now_ms
         )
-        for part in cut_runs(deleted, BlockSize()):
-            yield encode_deletions(part)
         if self.outdated is not None:
             yield from self.outdated.blocks()
 
