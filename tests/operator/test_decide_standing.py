@@ -286,6 +286,7 @@ def _volatile() -> Situation:
         ("memory://", "memory://team/words/chk-7-5.1-0"),
         ("s3://bucket/jobs/", "s3://bucket/jobs/team/words/chk-7-5.1-0"),
         ("file:///state", "file:///state/team/words/chk-7-5.1-0"),
+        ("file:///", "file:///team/words/chk-7-5.1-0"),
     ],
 )
 def test_the_uri_of_a_checkpoint_is_that_of_its_folder(storage: str, expected: str) -> None:

@@ -323,9 +323,7 @@ def _uri(situation: Situation, folder: str) -> str:
     deployed = situation.deployed
     if deployed is None or not folder or "://" in folder:
         return folder
-    storage = deployed.spec.checkpoint.storage.uri
-    prefix = storage if storage.endswith("://") else f"{storage.rstrip('/')}/"
-    return f"{prefix}{deployed.job_id}/{folder}"
+    return f"{deployed.spec.checkpoint.storage.uri_of(deployed.job_id)}/{folder}"
 
 
 def newest(one: SavepointReference | None, other: SavepointReference | None) -> SavepointReference | None:

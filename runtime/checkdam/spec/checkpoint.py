@@ -146,6 +146,13 @@ class CheckpointStorage(Model):
         """`s3`, `file`, `hdfs`, `memory`, or one of fsspec's."""
         return urlsplit(self.uri).scheme
 
+    def uri_of(self, job_id: str) -> str:
+        """The uri of the folder that a job has here."""
+        if self.uri.endswith("://"):
+            return f"{self.uri}{job_id}"
+        scheme, _, place = self.uri.partition("://")
+        return f"{scheme}://{place.rstrip('/')}/{job_id}"
+
     @property
     def memory_limit_bytes(self) -> int:
         """The limit of `memory://` storage in bytes, given or default."""

@@ -46,7 +46,7 @@ def open_storage(
         case "file":
             return FileStorage(resolve_file_uri(storage.uri, base).joinpath(*job_id.split("/")))
         case _:
-            return open_folder(f"{storage.uri.rstrip('/')}/{job_id}", options=storage)
+            return open_folder(storage.uri_of(job_id), options=storage)
 
 
 def open_folder(uri: str, *, base: Path | None = None, options: CheckpointStorage | None = None) -> Storage:
