@@ -8,6 +8,13 @@ troubleshooting are held equal to what is here.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
+
+_WAITS: Final = (
+    "It waits for the coordinator, for workers, or for state to be restored; the message says for which. For long? Look at the pods: "
+    "`kubectl get pods --selector checkdam.dev/job=NAME`."
+)
+_UNDER_WAY: Final = "This change is under way; the message says what it waits for."
 
 
 class Reason(StrEnum):
@@ -175,26 +182,14 @@ class ReadyReason(Reason):
     SUSPENDED = ("Suspended", "There are no pods, as `spec.suspend` says.")
     COMPLETED = ("Completed", "All input has been read, and all output is committed. There are no pods.")
     PENDING = ("Pending", "The job is about to be deployed for the first time.")
-    STARTING = (
-        "Starting",
-        (
-            "It waits for the coordinator, for workers, or for state to be restored; the message says for "
-            "which. For long? Look at the pods: `kubectl get pods --selector checkdam.dev/job=NAME`."
-        ),
-    )
-    RESTARTING = (
-        "Restarting",
-        (
-            "It waits for the coordinator, for workers, or for state to be restored; the message says for "
-            "which. For long? Look at the pods: `kubectl get pods --selector checkdam.dev/job=NAME`."
-        ),
-    )
-    SUSPEND = ("Suspend", "This change is under way; the message says what it waits for.")
-    RESUME = ("Resume", "This change is under way; the message says what it waits for.")
-    UPGRADE = ("Upgrade", "This change is under way; the message says what it waits for.")
-    RESCALE = ("Rescale", "This change is under way; the message says what it waits for.")
-    RESTORE = ("Restore", "This change is under way; the message says what it waits for.")
-    ROLL_BACK = ("RollBack", "This change is under way; the message says what it waits for.")
+    STARTING = ("Starting", _WAITS)
+    RESTARTING = ("Restarting", _WAITS)
+    SUSPEND = ("Suspend", _UNDER_WAY)
+    RESUME = ("Resume", _UNDER_WAY)
+    UPGRADE = ("Upgrade", _UNDER_WAY)
+    RESCALE = ("Rescale", _UNDER_WAY)
+    RESTORE = ("Restore", _UNDER_WAY)
+    ROLL_BACK = ("RollBack", _UNDER_WAY)
 
 
 class CheckpointReason(Reason):
