@@ -30,9 +30,14 @@ WRONG: dict[str, dict[str, Any]] = {
 COMMAND = Path(sys.executable).with_name("checkdam")
 
 
+def validated(file: Path) -> subprocess.CompletedProcess[str]:
+    """What the command line makes of a manifest."""
+    return subprocess.run([COMMAND, "validate", "--no-build", file], capture_output=True, text=True)
+
+
 def said_by_the_command_line(file: Path) -> list[str]:
     """What is wrong with a manifest, a sentence each."""
-    done = subprocess.run([COMMAND, "validate", "--no-build", file], capture_output=True, text=True)
+    done = validated(file)
     assert done.returncode == 2
     return re.findall(r"^  - (.*)$", done.stderr, re.MULTILINE)
 
@@ -55,11 +60,6 @@ def test_a_manifest_that_is_wrong_in_ten_ways_is_refused_in_the_words_of_the_com
 def test_the_manifest_that_they_are_made_from_is_taken(checkdam: Cluster, namespace: str, tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_text(json.dumps(manifest()))
-    assert said_nothing(file)
+    assert validated(file).returncode == 0
     answer = checkdam.plane.kubectl("apply", f"--namespace={namespace}", "--dry-run=server", f"--filename={file}")
     assert answer == "streamjob.checkdam.dev/flight-delays created (server dry run)\n"
-
-
-def said_nothing(file: Path) -> bool:
-    """Whether the command line finds nothing wrong."""
-    return subprocess.run([COMMAND, "validate", "--no-build", file], capture_output=True).returncode == 0

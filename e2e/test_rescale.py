@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from cluster.cluster import Cluster
 from orders_job import NAME, OrdersJob
 
 
-def test_a_job_is_scaled_up_and_down_and_its_output_stays_right(checkdam: Cluster, namespace: str) -> None:
-    job = OrdersJob(checkdam, namespace)
-    job.apply()
-    job.wait("condition=Ready")
-    job.until_more(0)
+def test_a_job_is_scaled_up_and_down_and_its_output_stays_right(job: OrdersJob) -> None:
     for workers in (3, 1):
         job.kubectl("scale", f"streamjob/{NAME}", f"--replicas={workers}")
         job.wait(f"jsonpath={{.status.workersText}}={workers}/{workers}")

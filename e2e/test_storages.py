@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
+
+from example_modules import check_statements
 
 from backend_job import StateBackendJob
 from cluster.cluster import S3_INSIDE, Cluster
@@ -13,18 +14,7 @@ from cluster_s3 import s3_of
 
 ARGS: Final = {"count": 40_000, "rate": 4_000}
 """Ten seconds of work: enough to lose a worker in the middle of it."""
-POLL_S: Final = 0.1
-PATIENCE_S: Final = 120.0
-
 Names = Callable[[], list[str]]
-
-
-def until(true: Callable[[], object], what: str) -> None:
-    """Wait until it is so."""
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < deadline_s, f"no {what} after {PATIENCE_S:.0f} s"
-        time.sleep(POLL_S)
 
 
 def checkpoints(names: Names) -> set[str]:
@@ -36,13 +26,13 @@ def lose_a_worker(job: StateBackendJob, storage: dict[str, Any]) -> None:
     """Run the job to its end, delete a worker pod once there is output, and look at all that it has written."""
     job.apply(storage, ARGS)
     job.wait("condition=Ready")
-    until(job.rows, "output")
-    before = job.workers()
+    job.until(lambda: job.rows() or None, "output")
+    before = job.names("worker")
     assert len(before) == 2
-    job.kubectl("delete", before[0], "--wait=false")
+    job.kubectl("delete", "pod", before[0], "--wait=false")
     job.wait("jsonpath={.status.state}=Completed")
-    assert job.check() == ARGS["count"]
-    status = job.status()
+    check_statements(job.rows(), ARGS["count"])
+    status = job.object()["status"]
     assert status["restarts"] >= 1
     assert status["lastCheckpoint"]["id"] >= 1
 
@@ -50,7 +40,7 @@ def lose_a_worker(job: StateBackendJob, storage: dict[str, Any]) -> None:
 def test_a_job_with_the_memory_state_backend_outlives_a_worker(checkdam: Cluster, namespace: str) -> None:
     job = StateBackendJob(checkdam, namespace, "memory-state-backend")
     lose_a_worker(job, {})
-    assert job.status()["lastCheckpoint"]["uri"].startswith("memory://")
+    assert job.object()["status"]["lastCheckpoint"]["uri"].startswith("memory://")
 
 
 def test_a_job_with_the_fs_state_backend_has_its_checkpoints_on_a_volume(checkdam: Cluster, namespace: str) -> None:

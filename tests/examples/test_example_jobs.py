@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
 import re
 import subprocess
@@ -11,13 +10,12 @@ import sys
 from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import polars as pl
 import pytest
+from example_modules import EXAMPLES, module_of
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 JOB_TIMEOUT_S = 120
 
 
@@ -35,16 +33,6 @@ def command(target: str, **options: str) -> list[str]:
 def rows_of(folder: Path) -> list[Any]:
     """All records that a file sink has committed."""
     return [json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines()]
-
-
-def module_of(path: Path) -> ModuleType:
-    """An example's module, by its file."""
-    spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def departures() -> pl.DataFrame:

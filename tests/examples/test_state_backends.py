@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
-from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from example_modules import EXAMPLES, check_statements, module_of
 from s3_server import S3Bucket
 
 from checkdam.checkpoint.opening import open_job
 from checkdam.spec import parse_manifest, read_manifest
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PAYMENTS = 20_000
 JOB_TIMEOUT_S = 120
-
-
-def module_of(path: Path) -> ModuleType:
-    """An example's module, by its file."""
-    spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def run_with_a_kill(folder: Path, manifest: str, *options: str) -> list[dict[str, Any]]:
@@ -47,22 +34,6 @@ def run_with_a_kill(folder: Path, manifest: str, *options: str) -> list[dict[str
     assert job.returncode == 0, told
     assert killed is not None
     return [json.loads(row) for file in sorted(out.glob("*.jsonl")) for row in file.read_text().splitlines()]
-
-
-def check_statements(rows: list[dict[str, Any]]) -> None:
-    """Every payment once, and every account's rows numbered without a gap, each with the sum of those up to it."""
-    payment = module_of(EXAMPLES / "state-backends" / "accounts.py").payment
-    payments = [payment(index) for index in range(PAYMENTS)]
-    assert sorted(row["payment"] for row in rows) == list(range(PAYMENTS))
-    accounts: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        accounts[row["account"]].append(row)
-    for account, statements in accounts.items():
-        balance = 0
-        for number, row in enumerate(sorted(statements, key=lambda row: row["number"]), start=1):
-            paid = payments[row["payment"]]
-            balance += paid.cents
-            assert (row["number"], row["balance"], paid.account) == (number, balance, account)
 
 
 def check_storage(uri: str) -> None:
@@ -100,18 +71,18 @@ def test_the_manifests_are_valid_as_they_stand() -> None:
 
 @pytest.mark.slow
 def test_memory_keeps_what_a_worker_loses(tmp_path: Path) -> None:
-    check_statements(run_with_a_kill(tmp_path, "memory-state-backend.yaml"))
+    check_statements(run_with_a_kill(tmp_path, "memory-state-backend.yaml"), PAYMENTS)
 
 
 @pytest.mark.slow
 def test_files_keep_what_a_worker_loses(tmp_path: Path) -> None:
-    check_statements(run_with_a_kill(tmp_path, "fs-state-backend.yaml", "--storage", "checkpoints"))
+    check_statements(run_with_a_kill(tmp_path, "fs-state-backend.yaml", "--storage", "checkpoints"), PAYMENTS)
     check_storage(f"file://{tmp_path}/checkpoints/default/fs-state-backend")
 
 
 @pytest.mark.slow
 def test_hdfs_keeps_what_a_worker_loses(tmp_path: Path, hdfs_uri: str) -> None:
-    check_statements(run_with_a_kill(tmp_path, "fs-state-backend-hdfs.yaml", "--storage", hdfs_uri))
+    check_statements(run_with_a_kill(tmp_path, "fs-state-backend-hdfs.yaml", "--storage", hdfs_uri), PAYMENTS)
     check_storage(f"{hdfs_uri}/default/fs-state-backend-hdfs")
 
 
@@ -121,7 +92,7 @@ def test_rocksdb_and_s3_keep_what_a_worker_loses(
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_bucket.server.endpoint)
     check_statements(
-        run_with_a_kill(tmp_path, "rocksdb-state-backend.yaml", "--storage", f"{s3_bucket.uri}/production")
+        run_with_a_kill(tmp_path, "rocksdb-state-backend.yaml", "--storage", f"{s3_bucket.uri}/production"), PAYMENTS
     )
     uri = f"{s3_bucket.uri}/production/default/rocksdb-state-backend"
     check_storage(uri)
