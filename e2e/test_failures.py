@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from installation import OPERATOR_NAMESPACE
 from orders_job import OrdersJob
 from strikes import kill_container
 
@@ -39,9 +40,9 @@ def test_a_pod_that_is_deleted_is_replaced(job: OrdersJob, component: str, flags
 def test_operator_pods_that_are_deleted_do_not_disturb_a_job(job: OrdersJob) -> None:
     pods, written = job.names(), job.check()
     attempt = job.object()["status"]["attempt"]
-    job.cluster.plane.kubectl("delete", "pods", "--all", "--namespace=checkdam-system", "--wait=false")
+    job.cluster.plane.kubectl("delete", "pods", "--all", f"--namespace={OPERATOR_NAMESPACE}", "--wait=false")
     job.until_more(written + 3000)
-    job.cluster.plane.kubectl("rollout", "status", "deployment", "--namespace=checkdam-system", "--timeout=60s")
+    job.cluster.plane.kubectl("rollout", "status", "deployment", f"--namespace={OPERATOR_NAMESPACE}", "--timeout=60s")
     job.wait("condition=Ready")
     assert job.names() == pods
     assert job.object()["status"]["attempt"] == attempt
