@@ -71,6 +71,11 @@ class Termination:
     message: str = ""
     finished_ms: int = 0
 
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the kernel ended it for using more memory than its limit."""
+        return self.reason == "OOMKilled"
+
 
 @dataclass(frozen=True)
 class Pod:

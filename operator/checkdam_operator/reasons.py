@@ -230,6 +230,10 @@ class EventReason(Reason):
         "The coordinator of a job with `memory://` was lost, and its checkpoints with it.",
     )
     CHECKPOINT_FAILED = ("CheckpointFailed", "A checkpoint has failed; the last good one is kept.")
+    CONTAINER_ENDED = (
+        "ContainerEnded",
+        "The container of a pod has ended, and how, for the first time. Kubernetes starts it again.",
+    )
     POD_REPLACED = (
         "PodReplaced",
         ("A pod has been replaced: by what cause, and how its container ended. One that somebody deleted is not told."),

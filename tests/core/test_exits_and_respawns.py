@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from checkdam.core.exits import write_termination_log
+import pytest
+
+from checkdam.core.exits import describe_exit, write_termination_log
+from checkdam.core.memory_kills import memory_kills
 from checkdam.core.respawn import FIRST_PAUSE_S, GIVE_UP_AFTER, LONGEST_PAUSE_S, SETTLED_AFTER_S, TOLD_TO_GO_S, Respawn
 
 
@@ -34,6 +37,39 @@ def test_one_that_was_told_to_go_comes_back_after_a_moment() -> None:
     assert respawn.pause_s(0, 0.1) == TOLD_TO_GO_S
     respawn.at_once()
     assert respawn.pause_s(-9, 0.1) == FIRST_PAUSE_S
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [
+        ("memory.events", "low 0\nhigh 0\nmax 94\noom 7\noom_kill 3\noom_group_kill 1\n"),
+        ("memory/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"),
+    ],
+)
+def test_kills_for_memory_are_counted_in_both_generations_of_control_groups(
+    tmp_path: Path, file: str, counts: str
+) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(counts)
+    assert memory_kills(tmp_path) == 3
+
+
+def test_where_nobody_counts_kills_for_memory_there_are_none(tmp_path: Path) -> None:
+    assert memory_kills(tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "for_memory", "words"),
+    [
+        (1, True, "exited with 1"),
+        (-9, False, "was killed by SIGKILL"),
+        (-9, True, "was killed because its container had used up its memory"),
+        (-11, True, "was killed by SIGSEGV"),
+        (-99, False, "was killed by signal 99"),
+    ],
+)
+def test_the_end_of_a_process_is_told_with_its_cause(code: int, for_memory: bool, words: str) -> None:
+    assert describe_exit(code, for_memory=for_memory) == words
 
 
 def test_the_termination_log_keeps_the_beginning_and_the_end_of_a_long_text(tmp_path: Path) -> None:

@@ -98,6 +98,27 @@ def test_a_container_that_ends_for_the_first_time_is_left_to_the_kubelet() -> No
     assert _created(situation) == []
 
 
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (Termination("OOMKilled", 137, "Killed", NOW_MS - 500), "raise `resources.limits.memory` of `spec.worker`"),
+        (Termination("Error", 1, "no words", NOW_MS - 500), "is started again: Error with exit code 1: no words"),
+    ],
+)
+@pytest.mark.parametrize("started", [False, True])
+def test_the_first_end_of_a_container_is_told_once_however_often_it_is_seen(
+    end: Termination, said: str, started: bool
+) -> None:
+    ended = {"terminated": end, "running_since_ms": None}
+    again = {"last_terminated": end, "restart_count": 1, "running_since_ms": NOW_MS - 100}
+
+    [event] = decide(with_pod(running(), worker(1), **(again if started else ended))).events
+
+    assert (str(event.reason), event.warning) == ("ContainerEnded", True)
+    assert said in event.message
+    assert event.key == f"{worker(1).uid} {NOW_MS - 500}"
+
+
 def test_the_pod_that_took_a_place_keeps_it_when_the_old_one_wakes_up() -> None:
     old, successor = worker(1), worker(1, replaces=worker(1).uid, replacements=1, created_ms=NOW_MS - 5_000)
     situation = replace(running(), pods=(*running().pods, successor))

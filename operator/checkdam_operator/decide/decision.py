@@ -19,7 +19,7 @@ from checkdam_operator.decide.pods import PodPlan, plan_pods, slots_of
 from checkdam_operator.decide.rollout import Rollout, deadline_of, plan_rollout
 from checkdam_operator.decide.savepoints import SavepointPlan, plan_savepoints
 from checkdam_operator.decide.standing import SETTLED_MS, newest, stand, write_status
-from checkdam_operator.decide.telling import tell, tell_pods, tell_rollout
+from checkdam_operator.decide.telling import tell, tell_ends, tell_pods, tell_rollout
 from checkdam_operator.decide.troubles import find_trouble
 from checkdam_operator.observed import JobReport, Pod, Situation, Trouble
 from checkdam_operator.reasons import StalledReason
@@ -75,7 +75,8 @@ def decide(situation: Situation) -> Decision:
         *savepoints.actions,
         *_forget(job.status, deployment, working),
     )
-    events = (*tell(situation, status), *tell_pods(situation, pods.actions), *savepoints.events)
+    ends = tell_ends(pods.pods)
+    events = (*tell(situation, status), *ends, *tell_pods(situation, pods.actions), *savepoints.events)
     times = _times(situation, rollout, deployment, pods, savepoints)
     return Decision(
         status=status if written else None,

@@ -6,13 +6,15 @@ happen once, such as a failure at a certain time. Whoever decides the same again
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from checkdam.spec.pods import memory_remedy
 from checkdam.spec.status import Deployment, StreamJobStatus
 from checkdam_operator.decide.actions import Action, CreatePod, Event
 from checkdam_operator.decide.rollout import Rollout
 from checkdam_operator.decide.stopping import is_volatile
-from checkdam_operator.observed import FailureReport, JobReport, Situation
+from checkdam_operator.decide.troubles import described_end
+from checkdam_operator.observed import FailureReport, JobReport, Pod, Situation, Termination
 from checkdam_operator.reasons import EventReason, StalledReason
 
 _KINDS_OF_FAILURE = {
@@ -69,6 +71,27 @@ def tell_pods(situation: Situation, actions: tuple[Action, ...]) -> tuple[Event,
         message = f"pod {old.name} of {action.slot} is replaced: {action.cause}{said}"
         events.append(Event(EventReason.POD_REPLACED, message, warning=True, key=old.uid))
     return tuple(events)
+
+
+def tell_ends(pods: Iterable[Pod]) -> tuple[Event, ...]:
+    """The events that go with containers that Kubernetes starts again.
+
+    Args:
+        pods: Those that are kept.
+    """
+    ends = ((pod, pod.terminated or pod.last_terminated) for pod in pods)
+    return tuple(
+        Event(EventReason.CONTAINER_ENDED, _ended(pod, end), warning=True, key=f"{pod.uid} {end.finished_ms}")
+        for pod, end in ends
+        if end is not None
+    )
+
+
+def _ended(pod: Pod, end: Termination) -> str:
+    what = f"the container of pod {pod.name} of {pod.slot}"
+    if end.out_of_memory:
+        return f"{what} was ended for using more memory than its limit, and is started again; {memory_remedy(pod.slot.role)}"
+    return f"{what} has ended, and is started again: {described_end(end)}"
 
 
 def _deployed(situation: Situation, following: Deployment, rollout: Rollout) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from checkdam.spec.pods import memory_remedy
 from checkdam_operator.decide.pods import FREE_REPLACEMENTS
 from checkdam_operator.observed import Pod, Situation, Termination, Trouble
 from checkdam_operator.reasons import StalledReason
@@ -68,11 +69,10 @@ def _crash(pod: Pod) -> Trouble | None:
     end = pod.terminated or pod.last_terminated
     if end is None or pod.running_since_ms is not None or pod.replacements < FREE_REPLACEMENTS:
         return None
-    if end.reason == "OOMKilled":
+    if end.out_of_memory:
         return Trouble(
             StalledReason.OUT_OF_MEMORY,
-            f"pod {pod.name} was ended again and again for using more memory than its limit; raise `resources.limits.memory` of "
-            f"`spec.{pod.slot.role}`, raise `spec.parallelism`, or lower `spec.stateBackend.rocksdb.memory`",
+            f"pod {pod.name} was ended again and again for using more memory than its limit; {memory_remedy(pod.slot.role)}",
             end.finished_ms,
         )
     return Trouble(

@@ -11,8 +11,15 @@ _TERMINATION_LOG_BYTES: Final = 4096
 """Kubernetes keeps no more of it."""
 
 
-def describe_exit(code: int) -> str:
-    """An exit code in words, negative ones being signals: `exited with 1`, `was killed by SIGKILL`."""
+def describe_exit(code: int, *, for_memory: bool = False) -> str:
+    """An exit code in words, negative ones being signals: `exited with 1`, `was killed by SIGKILL`.
+
+    Args:
+        code: The code.
+        for_memory: The kernel has killed a process meanwhile, because the container had used up its memory.
+    """
+    if code == -signal.SIGKILL and for_memory:
+        return "was killed because its container had used up its memory"
     if code >= 0:
         return f"exited with {code}"
     try:

@@ -22,6 +22,7 @@ from typing import Final, NoReturn
 from checkdam.core.errors import CheckdamError
 from checkdam.core.exits import describe_exit, write_termination_log
 from checkdam.core.lifetime import die_with_parent
+from checkdam.core.memory_kills import memory_kills
 from checkdam.core.respawn import Respawn
 
 _log = logging.getLogger(__name__)
@@ -50,15 +51,16 @@ class Keeper:
         signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         respawn = Respawn()
         while True:
-            began_s = time.monotonic()
+            began_s, kills = time.monotonic(), memory_kills()
             code = self._wait_for(self._start())
             if self._told_to_end:
                 write_termination_log(self._termination_log, self._last_words())
                 return max(code, 0)
-            _log.warning("the coordinator %s", describe_exit(code))
+            end = f"the coordinator {describe_exit(code, for_memory=memory_kills() > kills)}"
+            _log.warning("%s", end)
             if code < 0:
                 # It could not say so itself.
-                write_termination_log(self._termination_log, f"the coordinator {describe_exit(code)}")
+                write_termination_log(self._termination_log, end)
             pause_s = respawn.pause_s(code, time.monotonic() - began_s)
             if pause_s is None:
                 _log.error("the coordinator cannot start")

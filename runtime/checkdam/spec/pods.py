@@ -60,6 +60,14 @@ class CoordinatorPod(Model):
     """Merged into the pod: metadata and spec, as in a Deployment's template."""
 
 
+def memory_remedy(role: str) -> str:
+    """What to do when the container of a `coordinator` or `worker` needs more memory than its limit; part of a sentence."""
+    return (
+        f"raise `resources.limits.memory` of `spec.{role}`, raise `spec.parallelism`, or lower "
+        "`spec.stateBackend.rocksdb.memory`"
+    )
+
+
 class Upgrade(Model):
     """How a change of image, program or parallelism reaches a running job."""
 

@@ -39,8 +39,10 @@ from checkdam.core.errors import AuthenticationError, CheckdamError
 from checkdam.core.exits import describe_exit, write_termination_log
 from checkdam.core.faultpoints import hit
 from checkdam.core.lifetime import die_with_parent
+from checkdam.core.memory_kills import memory_kills
 from checkdam.graph.plan import make_plan
 from checkdam.spec.manifest import parse_manifest
+from checkdam.spec.pods import memory_remedy
 from checkdam.wire.auth import Purpose
 from checkdam.wire.frames import FrameError, FrameParser, authenticate_client, frame, read_frame
 from checkdam.wire.messages import (
@@ -85,6 +87,13 @@ class _Child:
         self.pid = pid
         self.pipe = pipe
         self.directory = directory
+        self._memory_kills = memory_kills()
+
+    def describe_end(self, code: int) -> str:
+        """How it has ended, and what to do about it if that is known."""
+        for_memory = memory_kills() > self._memory_kills
+        remedy = f"; {memory_remedy('worker')}" if for_memory and code == -signal.SIGKILL else ""
+        return f"the task process {describe_exit(code, for_memory=for_memory)}{remedy}"
 
 
 class Supervisor:
@@ -441,8 +450,8 @@ class Supervisor:
                 self._child = None
                 self._drain(child)
                 self._forget(child)
-                cause = describe_exit(os.waitstatus_to_exitcode(status))
-                self._send(frame(encode(Failed(child.attempt, f"the task process {cause}", "process"))))
+                cause = child.describe_end(os.waitstatus_to_exitcode(status))
+                self._send(frame(encode(Failed(child.attempt, cause, "process"))))
 
     def _drain(self, child: _Child) -> None:
         """Pass on what the dead process said last: it names the cause."""
