@@ -25,7 +25,7 @@ from decide_kit import (
 )
 
 from checkdam.spec.savepoint import SavepointStatus
-from checkdam.spec.status import CheckpointStatus, Rejected
+from checkdam.spec.status import CheckpointStatus, Rejected, StartWish
 from checkdam_operator.decide import Decision, decide
 from checkdam_operator.decide.actions import CreatePod, DeletePod, RequestSavepoint, RequestStop
 from checkdam_operator.observed import CheckpointReport, FailureReport, SavepointReport, Situation
@@ -35,6 +35,8 @@ from checkdam_operator.times import iso
 OLD = manifest()
 NEW = manifest(image="words:2")
 STOPPED_WITH = "s3://bucket/jobs/team/words/savepoint-8-5.1-0"
+WISHES = [("Fresh", True, ""), ("s3://other/savepoint-1", False, "s3://other/savepoint-1")]
+"""Value of `restoreFrom` → whether it starts over, and from where."""
 
 
 def _asked(decision: Decision) -> list[object]:
@@ -230,9 +232,7 @@ def test_a_job_created_suspended_has_no_pods_and_keeps_its_wish_for_later() -> N
     assert resumed.status.deployment.start.fresh
 
 
-@pytest.mark.parametrize(
-    ("restore_from", "fresh", "uri"), [("Fresh", True, ""), ("s3://other/savepoint-1", False, "s3://other/savepoint-1")]
-)
+@pytest.mark.parametrize(("restore_from", "fresh", "uri"), WISHES)
 def test_a_new_job_begins_with_what_restore_from_says(restore_from: str, fresh: bool, uri: str) -> None:
     decision = decide(new_job(manifest(restoreFrom=restore_from)))
 
@@ -285,6 +285,35 @@ def test_the_same_restore_from_is_a_new_wish_once_it_was_taken_away() -> None:
     assert decision.status.deployment.restore_from == ""
     assert decision.status.deployment.revision == 1
     assert decision.events == ()
+
+
+@pytest.mark.parametrize(("restore_from", "fresh", "uri"), WISHES)
+def test_a_wish_of_a_version_that_failed_before_it_worked_is_that_of_the_next_one(
+    restore_from: str, fresh: bool, uri: str
+) -> None:
+    first = new_job(manifest(restoreFrom=restore_from))
+    failed = with_deployment(after(first, decide(first)), outcome="Failed", message="the image has no such module")
+    mended = replace(failed.job, spec=manifest(restoreFrom=restore_from, image="words:2"), generation=2)
+
+    decision = decide(replace(failed, job=mended))
+
+    assert decision.status is not None
+    assert decision.status.deployment is not None
+    start = decision.status.deployment.start
+    assert (start.resume, start.fresh, start.restore_from, start.request) == (True, fresh, uri, f"{UID}-g1")
+
+
+@pytest.mark.parametrize(("restore_from", "fresh", "uri"), WISHES)
+def test_a_wish_is_over_once_a_version_that_had_it_has_worked(restore_from: str, fresh: bool, uri: str) -> None:
+    situation = _stopped(running(OLD, spec=manifest(restoreFrom=restore_from, image="words:2")))
+    wish = StartWish(fresh=fresh, restore_from=uri, request=f"{UID}-g1")
+    worked = deployment(OLD, restore_from=restore_from, start=wish)
+
+    decision = decide(with_status(situation, deployment=worked, last_working=worked))
+
+    assert decision.status is not None
+    assert decision.status.deployment is not None
+    assert decision.status.deployment.start == StartWish(resume=True)
 
 
 def test_a_wrong_pod_template_is_told_before_the_running_version_is_stopped() -> None:

@@ -77,7 +77,7 @@ def is_rejected(situation: Situation, spec: StreamJob) -> bool:
 def _begin(situation: Situation, spec: StreamJob) -> Rollout:
     if spec.spec.suspend:
         return Rollout("Deploy", _suspended(situation, spec))
-    wish, trouble = _start_wish(situation, spec, "")
+    wish, trouble = _start_wish(situation, spec, None)
     if wish is None:
         return Rollout("Deploy", trouble=trouble)
     deployment, manifest = _deployment(situation, spec, wish, "")
@@ -102,7 +102,7 @@ def _wanted_change(situation: Situation, spec: StreamJob, deployment: Deployment
 def _change(situation: Situation, spec: StreamJob, deployment: Deployment, change: Change) -> Rollout:
     if change == "Suspend":
         return _suspend(situation, spec, deployment)
-    wish, trouble = _start_wish(situation, spec, deployment.restore_from)
+    wish, trouble = _start_wish(situation, spec, deployment)
     if wish is None:
         return Rollout(change, trouble=trouble)
     if change == "Upgrade" and spec.spec.upgrade.mode == "Stateless" and not wish.restore_from:
@@ -171,14 +171,22 @@ def _suspended(situation: Situation, spec: StreamJob) -> Deployment:
     )
 
 
-def _start_wish(situation: Situation, spec: StreamJob, fulfilled: str) -> tuple[StartWish | None, Trouble | None]:
-    """How a coordinator is to begin; or what is in the way of that. To be known before anything that runs is stopped."""
+def _start_wish(
+    situation: Situation, spec: StreamJob, last: Deployment | None
+) -> tuple[StartWish | None, Trouble | None]:
+    """How a coordinator is to begin; or what is in the way of that. To be known before anything that runs is stopped.
+
+    Args:
+        last: The deployment before, if there is one.
+    """
     problems = pod_problems(spec)
     if problems:
         return None, Trouble(StalledReason.INVALID_SPEC, f"{'; '.join(problems)}; correct the spec")
     origin = spec.spec.restore_from
-    if not origin or origin == fulfilled:
+    if not origin:
         return StartWish(resume=True), None
+    if last is not None and origin == last.restore_from:
+        return _known_wish(situation, last), None
     if origin == FRESH:
         return StartWish(fresh=True, request=_request(situation)), None
     if "://" in origin:
@@ -202,6 +210,17 @@ def _start_wish(situation: Situation, spec: StreamJob, fulfilled: str) -> tuple[
             f"`spec.restoreFrom` names the Savepoint '{origin}', which is not completed",
         )
     return StartWish(restore_from=status.uri, request=_request(situation)), None
+
+
+def _known_wish(situation: Situation, last: Deployment) -> StartWish:
+    """How to begin where `restoreFrom` is what it was: by the same wish once more if no version that had it is known to have worked.
+
+    It may have failed before it began, or after. The coordinator can tell by the wish's name, which the journal has once it is fulfilled.
+    """
+    start, working = last.start, situation.job.status.last_working
+    fulfilled = working is not None and working.start.request == start.request
+    wished = start.fresh if last.restore_from == FRESH else bool(start.restore_from)
+    return start.model_copy(update={"resume": True}) if wished and not fulfilled else StartWish(resume=True)
 
 
 def _request(situation: Situation) -> str:
