@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import getpass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import fsspec
+import pytest
 from example_modules import check_statements
+from hdfs_server import HdfsServer, hdfs
 
 from backend_job import StateBackendJob
 from cluster.cluster import S3_INSIDE, Cluster
@@ -37,6 +41,13 @@ def lose_a_worker(job: StateBackendJob, storage: dict[str, Any]) -> None:
     assert status["lastCheckpoint"]["id"] >= 1
 
 
+@pytest.fixture
+def hdfs_server(cluster: Cluster, tmp_path: Path) -> Iterator[HdfsServer]:
+    """An HDFS that pods reach. Its two JVMs run on this computer, and only for the test: nothing else is in need of them."""
+    with hdfs(tmp_path, cluster.computer) as server:
+        yield server
+
+
 def test_a_job_with_the_memory_state_backend_outlives_a_worker(checkdam: Cluster, namespace: str) -> None:
     job = StateBackendJob(checkdam, namespace, "memory-state-backend")
     lose_a_worker(job, {})
@@ -48,6 +59,18 @@ def test_a_job_with_the_fs_state_backend_has_its_checkpoints_on_a_volume(checkda
     lose_a_worker(job, {})
     volume = job.volume("checkpoints")
     assert checkpoints(lambda: [str(file) for file in volume.rglob("*")])
+
+
+def test_a_job_with_the_fs_state_backend_has_its_checkpoints_in_hdfs(
+    hdfs_server: HdfsServer, checkdam: Cluster, namespace: str
+) -> None:
+    host, port = hdfs_server.webhdfs.split(":")
+    client = fsspec.filesystem("webhdfs", host=host, port=int(port), user=getpass.getuser())
+    client.mkdir("/checkpoints")
+    client.chown("/checkpoints", owner="checkdam")  # the user of the example
+    job = StateBackendJob(checkdam, namespace, "fs-state-backend-hdfs")
+    lose_a_worker(job, {"uri": f"{hdfs_server.uri}/checkpoints"})
+    assert checkpoints(lambda: client.find("/checkpoints"))
 
 
 def test_a_job_with_the_rocksdb_state_backend_has_its_checkpoints_in_s3(checkdam: Cluster, namespace: str) -> None:

@@ -52,6 +52,11 @@ class Cluster(ABC):
 
     @property
     @abstractmethod
+    def computer(self) -> str:
+        """The address of this computer, as pods reach it."""
+
+    @property
+    @abstractmethod
     def images_version(self) -> str:
         """Tells the images that the nodes have from those that they had before: all are under the same names."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,6 +53,12 @@ class KindCluster(Cluster):
     @property
     def s3_outside(self) -> str:
         return f"http://127.0.0.1:{S3_NODE_PORT}"
+
+    @property
+    def computer(self) -> str:
+        [network] = json.loads(run("docker", "network", "inspect", "kind"))
+        gateways = (str(config.get("Gateway", "")) for config in network["IPAM"]["Config"])
+        return next(gateway for gateway in gateways if "." in gateway)
 
     @property
     def images_version(self) -> str:

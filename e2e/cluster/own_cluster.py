@@ -23,7 +23,7 @@ from cluster.containerd import import_image, import_images, start_containerd
 from cluster.control_machine import start_api, start_controllers
 from cluster.control_plane import ApiError, ControlPlane
 from cluster.images import image_archives
-from cluster.layout import CGROUP, CONTROL, LINK, MACHINES, NODES, Layout, Machine, layout
+from cluster.layout import CGROUP, CONTROL, HOST_ADDRESS, LINK, MACHINES, NODES, Layout, Machine, layout
 from cluster.machines import Machines
 from cluster.network import connect_control, connect_node, disconnect
 from cluster.node import start_kubelet
@@ -66,6 +66,10 @@ class OwnCluster(Cluster):
     @property
     def s3_outside(self) -> str:
         return f"http://{NODES[0].address}:{S3_NODE_PORT}"
+
+    @property
+    def computer(self) -> str:
+        return HOST_ADDRESS
 
     @property
     def images_version(self) -> str:

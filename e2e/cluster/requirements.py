@@ -1,4 +1,4 @@
-"""What a computer must have for a cluster, how to tell, and how to get it.
+"""What a computer must have for a cluster and for the HDFS beside it, how to tell, and how to get it.
 
 There are two kinds of computers: one where a Docker engine answers, and one where we are root of something like Debian.
 """
@@ -29,6 +29,8 @@ _PACKAGES: Final = {
     "nsenter": "util-linux",
     "mount": "mount",
     "hostname": "hostname",
+    "java": "default-jre-headless",
+    "mvn": "maven",
 }
 """Program → package of Debian."""
 _KERNEL: Final = {

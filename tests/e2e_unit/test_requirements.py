@@ -66,6 +66,7 @@ def test_packages_that_are_missing_are_installed_where_nothing_else_is(
 ) -> None:
     done: list[str] = []
     there = {"apt-get", "go", "ip", "nsenter", "mount", "hostname", "iptables", "conntrack", "debootstrap", "modprobe"}
+    there |= {"java", "mvn"}
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if name in there else None)
     monkeypatch.setattr(requirements, "address_conflict", lambda: "")

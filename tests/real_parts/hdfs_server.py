@@ -1,4 +1,4 @@
-"""A real HDFS for tests: a NameNode and a DataNode of Apache Hadoop on free ports of the loopback.
+"""A real HDFS for tests: a NameNode and a DataNode of Apache Hadoop on free ports of the loopback, or of another address of this computer.
 
 The jars come from Maven into the parts' cache once. All processes of a test run share one HDFS.
 """
@@ -64,25 +64,30 @@ def install() -> Path:
     return installed(f"hadoop-{VERSION}", _download)
 
 
-def hdfs(folder: Path) -> AbstractContextManager[HdfsServer]:
+def hdfs(folder: Path, address: str = "127.0.0.1") -> AbstractContextManager[HdfsServer]:
     """The HDFS that lives in `folder`, shared with all other processes that name the same one; started if it is not running.
+
+    Args:
+        address: Of this computer: where clients find it.
 
     Raises:
         RuntimeError: It does not start; the message has the end of its log.
     """
     install()
-    return shared(run_hdfs, HdfsServer, folder)
+    return shared(run_hdfs, HdfsServer, folder, address)
 
 
 @contextmanager
-def run_hdfs(folder: Path) -> Iterator[HdfsServer]:
+def run_hdfs(folder: Path, address: str) -> Iterator[HdfsServer]:
     """An HDFS of this process alone."""
     jars = install()
     namenode = _configure(
         folder / "namenode",
         {
-            "fs.defaultFS": "hdfs://127.0.0.1:0",
-            "dfs.namenode.http-address": "127.0.0.1:0",
+            "fs.defaultFS": f"hdfs://{address}:0",
+            "dfs.namenode.http-address": f"{address}:0",
+            # Otherwise an address must have a name.
+            "dfs.namenode.datanode.registration.ip-hostname-check": "false",
             "dfs.namenode.name.dir": f"file://{folder}/namenode/data",
             "dfs.namenode.edits.noeditlogchannelflush": "true",
         },
@@ -96,16 +101,18 @@ def run_hdfs(folder: Path) -> Iterator[HdfsServer]:
         datanode = _configure(
             folder / "datanode",
             {
-                "fs.defaultFS": f"hdfs://127.0.0.1:{rpc}",
+                "fs.defaultFS": f"hdfs://{address}:{rpc}",
+                # Clients are sent there; the name of this computer means nothing to others.
+                "dfs.datanode.hostname": address,
                 "dfs.datanode.data.dir": f"file://{folder}/datanode/data",
                 # Closing a file waits this long if the namenode has not heard of its last block yet; 400 by default.
                 "dfs.client.block.write.locateFollowingBlock.initial.delay.ms": "5",
-                **{f"dfs.datanode.{kind}address": "127.0.0.1:0" for kind in ("", "http.", "ipc.")},
+                **{f"dfs.datanode.{kind}address": f"{address}:0" for kind in ("", "http.", "ipc.")},
             },
         )
         with _java(datanode, jars, "datanode.DataNode") as data:
-            _await(lambda: _live_datanodes(web) or None, data, datanode / "log")
-            yield HdfsServer(f"127.0.0.1:{web}", f"127.0.0.1:{rpc}", names.pid, data.pid)
+            _await(lambda: _live_datanodes(f"{address}:{web}") or None, data, datanode / "log")
+            yield HdfsServer(f"{address}:{web}", f"{address}:{rpc}", names.pid, data.pid)
 
 
 def _download(folder: Path) -> None:
@@ -159,8 +166,8 @@ def _found(log: Path, pattern: str) -> str | None:
     return match[1] if match else None
 
 
-def _live_datanodes(web_port: str) -> int:
-    url = f"http://127.0.0.1:{web_port}/jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState"
+def _live_datanodes(webhdfs: str) -> int:
+    url = f"http://{webhdfs}/jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState"
     with urllib.request.urlopen(url, timeout=10) as answer:
         return int(json.load(answer)["beans"][0]["NumLiveDataNodes"])
 
