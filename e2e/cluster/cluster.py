@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from parts_cache import locked
 
 from cluster.control_plane import ControlPlane
 
@@ -110,12 +111,13 @@ def reclaim_volumes(plane: ControlPlane, folder: Path) -> None:
     Raises:
         CommandError: The API server refuses.
     """
-    for volume in plane.call("GET", "/api/v1/persistentvolumes")["items"]:
-        if volume["status"].get("phase") == "Released":
-            name = volume["metadata"]["name"]
-            shutil.rmtree(folder / name)
-            _make_volume_folder(folder / name)
-            plane.kubectl("patch", "persistentvolume", name, "--type=merge", '--patch={"spec":{"claimRef":null}}')
+    with locked(folder.parent / "volumes.lock"):  # two at once would also empty what has been claimed since
+        for volume in plane.call("GET", "/api/v1/persistentvolumes")["items"]:
+            if volume["status"].get("phase") == "Released":
+                name = volume["metadata"]["name"]
+                shutil.rmtree(folder / name)
+                _make_volume_folder(folder / name)
+                plane.kubectl("patch", "persistentvolume", name, "--type=merge", '--patch={"spec":{"claimRef":null}}')
 
 
 def add_ons(plane: ControlPlane, volumes: Path, names: Sequence[str]) -> None:
