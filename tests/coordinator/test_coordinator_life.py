@@ -167,6 +167,7 @@ async def test_the_cause_of_a_failure_is_reported_even_if_its_consequence_came_f
     async with coordinator(tmp_path) as running, workers(running) as (first, second):
         await started([first, second])
         first.fail("peer", "the connection to worker 1 broke")
+        first.fail("process", "the task process exited with 1")
         second.fail("user", "ValueError: boom")
         await started([first, second], attempt=2)
         assert (await running.call("GET", "/v1/job"))[1]["lastFailure"]["error"] == "ValueError: boom"

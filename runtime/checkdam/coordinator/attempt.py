@@ -9,6 +9,7 @@ An attempt is told what workers say and what became of their connections, sends 
 
 When one process fails, its peers see broken connections, and their word of it may come first. Such a consequence is
 held back for a moment, and workers are not told to drop the attempt yet: the process that knows the cause gets to say it.
+Whoever has said why it fails ends thereupon, so its end is no news.
 """
 
 from __future__ import annotations
@@ -150,6 +151,7 @@ class Attempt:
         self._ended: set[int] = set()
         self._committed: dict[int, int] = {}
         self._failure: Failure | None = None
+        self._reasons_given: set[int] = set()
 
     @property
     def failing(self) -> bool:
@@ -187,6 +189,9 @@ class Attempt:
             return
         match message:
             case Failed():
+                if message.kind == "process" and index in self._reasons_given:
+                    return
+                self._reasons_given.add(index)
                 self.fail(message.kind, message.error, index)
             case Listening():
                 self._heard_listening(index, message)
