@@ -201,9 +201,9 @@ class CheckpointReason(Reason):
     CHECKPOINTS_FAIL = (
         "CheckpointsFail",
         (
-            "The last ones have failed; the message says why. The job goes on, for up to "
-            "`spec.checkpoint.tolerableFailures` of them; then it restarts from the last good one. Storage "
-            "that is full, slow, or refuses: correct it."
+            "The last ones have failed, or storage does not say whether the last one counts; the message says why. "
+            "The job goes on, for up to `spec.checkpoint.tolerableFailures` of them; then it restarts from the last "
+            "good one. Storage that is full, slow, or refuses: correct it."
         ),
     )
 

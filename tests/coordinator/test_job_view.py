@@ -27,6 +27,7 @@ from coordinator_kit import (
 )
 
 from checkdam.checkpoint.folders import METADATA
+from checkdam.checkpoint.storage.file import FileStorage
 from checkdam.connectors.base import Split
 from checkdam.coordinator import ending
 from checkdam.coordinator.app import coordinate
@@ -42,10 +43,11 @@ from checkdam.core.errors import (
     SourceError,
     StorageError,
     SupersededError,
+    UnknownOutcomeError,
 )
 from checkdam.graph.model import Graph
 from checkdam.spec import StreamJob
-from checkdam.wire.messages import Complete, Decline, Trigger
+from checkdam.wire.messages import Abort, Complete, Decline, Trigger
 
 
 async def job_view(running: Running, query: str = "") -> dict[str, Any]:
@@ -127,6 +129,36 @@ async def test_a_checkpoint_that_completes_is_no_news_and_one_that_fails_is(tmp_
         await found[0].until(Complete, 2)
         healthy = await job_view(running, f"?version={failed['version']}&waitMs=9000")
         assert (healthy["checkpointFailures"], healthy["checkpointProblem"]) == (0, "")
+
+
+class SilentJournal(FileStorage):
+    """Storage that never says whether entries of the journal were written, while a test says so."""
+
+    silent = False
+
+    def create(self, path: str, data: bytes) -> None:
+        if self.silent and path.startswith("journal/"):
+            raise UnknownOutcomeError("create", path, "the server did not answer in time", "look at the server")
+        super().create(path, data)
+
+
+async def test_a_checkpoint_of_which_storage_does_not_say_whether_it_counts_is_told_before_it_fails(
+    tmp_path: Path,
+) -> None:
+    storage = SilentJournal(storage_of(tmp_path).root)
+    async with coordinator(tmp_path, storage=storage) as running, workers(running) as found:
+        await started(found)
+        before = await settled(running)
+        storage.silent = True
+        await running.trigger()
+        waits = await job_view(running, f"?version={before['version']}&waitMs=9000")
+        assert (waits["state"], waits["checkpointFailures"]) == ("RUNNING", 0)
+        assert "the server did not answer in time; look at the server" in waits["checkpointProblem"]
+        storage.silent = False
+        await found[0].until(Abort)
+        failed = await job_view(running)
+        assert failed["checkpointFailures"] == 1
+        assert "the entry had not been written" in failed["checkpointProblem"]
 
 
 async def test_failed_checkpoints_are_counted_over_attempts(tmp_path: Path) -> None:

@@ -125,14 +125,27 @@ def test_restarts_count_on_over_the_lives_of_coordinators(
     assert (decision.status or situation.job.status).restarts == restarts
 
 
-def test_failing_checkpoints_are_told_while_the_job_runs() -> None:
-    decision = decide(with_report(running(), checkpoint_failures=2, checkpoint_problem="s3://bucket: 503 Slow Down"))
+@pytest.mark.parametrize(
+    ("failures", "told"), [(2, "the last 2 checkpoints failed: 503"), (1, "the last checkpoint failed: 503")]
+)
+def test_failing_checkpoints_are_told_while_the_job_runs(failures: int, told: str) -> None:
+    decision = decide(with_report(running(), checkpoint_failures=failures, checkpoint_problem="503 Slow Down"))
 
     healthy = condition(decision, CHECKPOINT_HEALTHY)
     assert (healthy.status, healthy.reason) == ("False", "CheckpointsFail")
-    assert "503 Slow Down" in healthy.message
+    assert told in healthy.message
     assert condition(decision, READY).status == "True"
     assert "CheckpointFailed" in reasons(decision)
+
+
+def test_a_checkpoint_of_which_storage_does_not_say_whether_it_counts_is_told_before_it_fails() -> None:
+    decision = decide(with_report(running(), checkpoint_problem="503 Slow Down"))
+
+    healthy = condition(decision, CHECKPOINT_HEALTHY)
+    assert healthy.status == "False"
+    assert "it is not known yet whether the last checkpoint counts" in healthy.message
+    assert "503 Slow Down" in healthy.message
+    assert "CheckpointFailed" not in reasons(decision)
 
 
 @pytest.mark.parametrize(

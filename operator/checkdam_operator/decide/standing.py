@@ -281,11 +281,16 @@ def write_status(
 def _checkpoint_health(report: JobReport | None, standing: Standing) -> tuple[ConditionStatus, CheckpointReason, str]:
     if report is None or not report.running:
         return "Unknown", CheckpointReason.NOT_RUNNING, f"the job is {standing.state.lower()}"
-    if report.checkpoint_failures:
+    if report.checkpoint_failures or report.checkpoint_problem:
+        number = report.checkpoint_failures
+        what = {
+            0: "it is not known yet whether the last checkpoint counts, and no other is taken until it is",
+            1: "the last checkpoint failed",
+        }.get(number, f"the last {number} checkpoints failed")
         return (
             "False",
             CheckpointReason.CHECKPOINTS_FAIL,
-            f"the last {report.checkpoint_failures} checkpoints failed: {report.checkpoint_problem}; after a failure the job would go back to the last good one",
+            f"{what}: {report.checkpoint_problem}; after a failure the job would go back to the last good one",
         )
     if report.last_checkpoint is None:
         return "Unknown", CheckpointReason.NONE_YET, "no checkpoint has completed yet"

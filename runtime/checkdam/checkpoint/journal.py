@@ -118,6 +118,7 @@ class Journal:
         self._floor = 0
         self._own_fences: set[int] = set()
         self._pending: _Pending | None = None
+        self._doubt = ""
         self._deposed = ""
         self._reached_ms = self._clock.monotonic_ms()
 
@@ -138,6 +139,11 @@ class Journal:
         While it is so, the caller must neither abort the checkpoint in question nor delete anything.
         """
         return self._pending is not None
+
+    @property
+    def doubt(self) -> str:
+        """Why it is not known yet what became of an `append`; empty if it is. Any thread may ask."""
+        return self._doubt
 
     def tail(self) -> JournalEntry | None:
         """The last entry, whoever wrote it; `None` if the journal is empty.
@@ -228,7 +234,8 @@ class Journal:
         self._pending = _Pending(entry, fence)
         try:
             self._storage.create(self._path(entry.seq), content)
-        except (AlreadyExistsError, UnknownOutcomeError):
+        except (AlreadyExistsError, UnknownOutcomeError) as error:
+            self._doubt = str(error)
             settled = self.settle()
             if settled.nonce == entry.nonce:
                 return settled
@@ -408,7 +415,7 @@ class Journal:
             if self._storage.exists(self._path(seq + 1)):
                 raise self._depose(f"entry {seq + 1} is not ours")
             self._own_fences.add(seq)
-        self._pending = None
+        self._pending, self._doubt = None, ""
         self._advance(found)
         return found
 

@@ -158,7 +158,7 @@ class Job:
                 for index in range(job.spec.parallelism)
             ],
             checkpoint_failures=self.tracker.failures_in_a_row,
-            checkpoint_problem=self.tracker.problem,
+            checkpoint_problem=self._records.doubt or self.tracker.problem,
         )
 
     def request_checkpoint(self, after: int | None, *, full: bool = False) -> TriggerAnswer:

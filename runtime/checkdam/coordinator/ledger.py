@@ -149,6 +149,11 @@ class Ledger:
         """The coordinator's epoch; 0 before `take_over`."""
         return self._journal.epoch
 
+    @property
+    def doubt(self) -> str:
+        """Why it is not known yet whether something was committed; empty if it is. Any thread may ask."""
+        return self._journal.doubt
+
     def take_over(
         self, *, fresh: bool, resume: bool, origin: str, again: bool, since_epoch: int = 0, expected: str = ""
     ) -> Verdict:

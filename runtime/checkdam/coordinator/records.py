@@ -53,6 +53,11 @@ class Records:
         return self._ledger.epoch
 
     @property
+    def doubt(self) -> str:
+        """Why it is not known yet whether something was committed; empty if it is."""
+        return self._ledger.doubt
+
+    @property
     def notes(self) -> Notes:
         """What the journal holds beside checkpoints."""
         return self._ledger.notes

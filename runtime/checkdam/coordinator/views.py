@@ -72,7 +72,7 @@ class JobView(msgspec.Struct, frozen=True, rename="camel"):
         retryable: It has FAILED because of something outside of it, such as storage that cannot be reached: it may be started again.
         refusal: Why it has FAILED without having begun, or was not let go on; empty for other reasons.
         checkpoint_failures: Checkpoints that have failed one after another, whatever attempts there were meanwhile.
-        checkpoint_problem: Why the last of them failed.
+        checkpoint_problem: Why the last of them failed, or why it is not known yet whether the one in flight counts.
     """
 
     name: str
