@@ -11,10 +11,12 @@ from cluster.cluster import Cluster
 
 PROJECT: Final = Path(__file__).resolve().parents[1]
 OPERATOR_NAMESPACE: Final = "checkdam-system"
+README_NAMESPACE: Final = "checkdam"
+"""Where those install it who follow the README."""
 
 
 def install_operator(cluster: Cluster) -> None:
-    """Install the chart, or upgrade what is installed, and wait until the operator is Ready.
+    """Install the chart, or upgrade what is installed, and wait until the operator is Ready. One that is installed as the README has it goes.
 
     Raises:
         CommandError: It does not become Ready.
@@ -24,4 +26,17 @@ def install_operator(cluster: Cluster) -> None:
     images = f"--set-string=podAnnotations.images={cluster.images_version}"
     where = (f"--namespace={OPERATOR_NAMESPACE}", "--create-namespace")
     with locked(cluster.volumes.parent / "installation.lock"):  # Helm refuses a second who upgrades meanwhile
-        cluster.plane.helm("upgrade", "--install", "checkdam", chart, *where, images, "--wait", "--timeout=120s")
+        uninstall_operator(cluster, README_NAMESPACE)
+        # The definitions stay when a release goes, and are marked as those of a release in that namespace.
+        upgrade = ("upgrade", "--install", "--take-ownership", "--wait", "--timeout=120s")
+        cluster.plane.helm(*upgrade, "checkdam", chart, *where, images)
+
+
+def uninstall_operator(cluster: Cluster, namespace: str) -> None:
+    """Uninstall the chart if it is installed in a namespace, which goes with all its pods. Definitions and jobs stay.
+
+    Raises:
+        CommandError: Something does not go.
+    """
+    cluster.plane.helm("uninstall", "checkdam", f"--namespace={namespace}", "--ignore-not-found")
+    cluster.plane.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=60s")
