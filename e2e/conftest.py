@@ -22,7 +22,9 @@ _EVIDENCE: Final = PROJECT / "out" / "e2e"
 def cluster() -> Cluster:
     """A Kubernetes with two nodes, up to date; it stays when the tests are over, for `run.py` or whoever brought it up."""
     chosen = chosen_cluster()
-    chosen.up(lambda what: print(what, flush=True))
+    # A test that has broken it for a moment is waited for, or it would be taken for one that is not up, and be made anew.
+    with turn(chosen.volumes.parent, alone=False):
+        chosen.up(lambda what: print(what, flush=True))
     return chosen
 
 

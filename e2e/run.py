@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "real_par
 
 from cluster.choice import chosen_cluster
 from cluster.requirements import EXIT_UNAVAILABLE, UnavailableError
+from turns import turn
 
 FOLDER: Final = Path(__file__).resolve().parent
 
@@ -26,9 +27,12 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGHUP, _end)
     cluster = chosen_cluster()
-    was_up = cluster.is_up()
+    locks = cluster.volumes.parent
+    with turn(locks, alone=False):
+        was_up = cluster.is_up()
     try:
-        cluster.up(_say)
+        with turn(locks, alone=False):
+            cluster.up(_say)
         ended = int(pytest.main([str(FOLDER), "-v", *arguments]))
     except UnavailableError as error:
         print(error, file=sys.stderr)

@@ -17,9 +17,10 @@ def turn(folder: Path, *, alone: bool) -> Iterator[None]:
     """Hold the cluster, alone or together with others.
 
     Args:
-        folder: Where the locks are kept; it must exist.
+        folder: Where the locks are kept; made if it is missing.
         alone: Wait until nobody else has a turn, and let nobody else have one.
     """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (folder / "tests.lock").open("a") as tests, (folder / "next-test.lock").open("a") as following:
         fcntl.flock(following, fcntl.LOCK_EX)
         fcntl.flock(tests, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
