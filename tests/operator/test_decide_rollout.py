@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from decide_kit import (
+    COORDINATOR,
     NOW_MS,
     UID,
     after,
@@ -13,15 +14,18 @@ from decide_kit import (
     deployment,
     manifest,
     new_job,
+    pod,
     reasons,
     report,
     running,
     savepoint,
     with_coordinator,
     with_deployment,
+    with_pod,
     with_report,
     with_status,
     without_coordinator,
+    worker,
 )
 
 from checkdam.spec.savepoint import SavepointStatus
@@ -409,6 +413,40 @@ def test_a_version_that_fails_before_its_first_checkpoint_is_rolled_back() -> No
 def test_a_version_that_does_not_come_to_run_in_time_is_rolled_back() -> None:
     assert not decide(_upgraded()).ahead
     assert decide(replace(_upgraded(), now_ms=NOW_MS + 540_000)).ahead
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"waiting_reason": "ImagePullBackOff", "waiting_message": "not found: words:2"}, "not found: words:2"),
+        ({"unschedulable": "0/3 nodes are available", "node": ""}, "0/3 nodes are available"),
+        ({}, "it waits for the coordinator"),
+    ],
+)
+def test_what_kept_a_version_from_running_is_told_after_its_pods_are_gone(
+    changes: dict[str, object], words: str
+) -> None:
+    pending = with_pod(_upgraded(), worker(0, 2), running_since_ms=None, phase="Pending", **changes)
+
+    rejected = _rejected(decide(replace(pending, now_ms=NOW_MS + 540_000)))
+
+    assert rejected.message.startswith("it has not come to run within 10m: ")
+    assert words in rejected.message
+
+
+def test_what_kept_a_coordinator_from_beginning_is_told_after_its_pod_is_gone() -> None:
+    failed = report(state="FAILED", retryable=True, message="the bucket `b` does not exist")
+    upgraded = with_coordinator(_upgraded(), pod_uid=pod(COORDINATOR, 2).uid, report=failed)
+
+    rejected = _rejected(decide(replace(upgraded, now_ms=NOW_MS + 540_000)))
+
+    assert rejected.message == "it has not come to run within 10m: the bucket `b` does not exist"
+
+
+def _rejected(decision: Decision) -> Rejected:
+    assert decision.status is not None
+    assert decision.status.rejected is not None
+    return decision.status.rejected
 
 
 def test_after_the_rollback_the_old_version_runs_and_the_reason_is_told() -> None:

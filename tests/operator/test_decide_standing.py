@@ -157,6 +157,11 @@ def test_a_checkpoint_of_which_storage_does_not_say_whether_it_counts_is_told_be
             ["nowhere/words:9", "`spec.image`"],
         ),
         (
+            {"waiting_reason": "ErrImagePull", "waiting_message": "not found: nowhere/words:9"},
+            "ImagePullFailed",
+            ["nowhere/words:9", "`spec.image`"],
+        ),
+        (
             {"waiting_reason": "CreateContainerConfigError", "waiting_message": 'secret "keys" not found'},
             "ContainerCannotStart",
             ['secret "keys" not found'],

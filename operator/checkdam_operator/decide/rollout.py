@@ -13,6 +13,7 @@ from typing import Any, Literal
 from checkdam.spec import FRESH, StreamJob
 from checkdam.spec.status import Deployment, Outcome, Rejected, StartWish
 from checkdam_operator.decide.stopping import How, Stopping, stop_running
+from checkdam_operator.decide.troubles import find_trouble, what_is_missing
 from checkdam_operator.observed import JobReport, Situation, Trouble
 from checkdam_operator.reasons import StalledReason
 from checkdam_operator.resources.config import config_map
@@ -300,8 +301,20 @@ def _failure(situation: Situation, spec: StreamJob, deployment: Deployment) -> s
     report = situation.report
     deadline_ms = deadline_of(spec, deployment)
     if situation.now_ms >= deadline_ms and not (report is not None and report.running):
-        return f"it has not come to run within {spec.spec.upgrade.progress_deadline}"
+        return (
+            f"it has not come to run within {spec.spec.upgrade.progress_deadline}: {_hindrance(situation, deployment)}"
+        )
     return ""
+
+
+def _hindrance(situation: Situation, deployment: Deployment) -> str:
+    """Why a version that is to run does not; after the rollback its pods, which say it, are gone."""
+    pods = [pod for pod in situation.pods if pod.revision == deployment.revision and not pod.deleting]
+    trouble, _ = find_trouble(situation, pods)
+    if trouble is not None:
+        return trouble.message
+    report = situation.report
+    return report.message if report is not None and report.message else f"it {what_is_missing(report, deployment)}"
 
 
 def deadline_of(spec: StreamJob, deployment: Deployment) -> int:

@@ -26,6 +26,7 @@ from checkdam.spec.status import (
 from checkdam_operator.decide.conditions import set_condition
 from checkdam_operator.decide.rollout import Rollout, deadline_of, is_rejected
 from checkdam_operator.decide.stopping import is_volatile
+from checkdam_operator.decide.troubles import what_is_missing
 from checkdam_operator.observed import JobReport, Pod, Situation, Trouble
 from checkdam_operator.reasons import CheckpointReason, NotStalledReason, ReadyReason, StalledReason
 from checkdam_operator.resources.names import WORKER, selector
@@ -145,7 +146,7 @@ def _running(situation: Situation, deployment: Deployment, trouble: Trouble | No
         trouble = _lasting(situation, report) or _failing(report) or _overdue(situation, deployment)
     if trouble is not None:
         return Standing(state, False, trouble.reason, trouble.message, trouble=trouble)
-    return Standing(state, False, ReadyReason(state), _what_is_missing(situation, report, deployment), True, rejection)
+    return Standing(state, False, ReadyReason(state), what_is_missing(report, deployment), True, rejection)
 
 
 def _has_run(situation: Situation, deployment: Deployment) -> bool:
@@ -188,7 +189,7 @@ def _overdue(situation: Situation, deployment: Deployment) -> Trouble | None:
     spec = situation.job.spec
     if spec is None or situation.now_ms < deadline_of(spec, deployment) or _has_run(situation, deployment):
         return None
-    missing = _what_is_missing(situation, situation.report, deployment)
+    missing = what_is_missing(situation.report, deployment)
     return Trouble(
         StalledReason.PROGRESS_DEADLINE_EXCEEDED,
         f"the job has not come to run within {spec.spec.upgrade.progress_deadline}: it {missing}; "
@@ -198,20 +199,6 @@ def _overdue(situation: Situation, deployment: Deployment) -> Trouble | None:
 
 def _last_line(text: str) -> str:
     return text.strip().rpartition("\n")[2]
-
-
-def _what_is_missing(situation: Situation, report: JobReport | None, deployment: Deployment) -> str:
-    if report is None:
-        return "waits for the coordinator"
-    failure = report.last_failure
-    cause = f"; the last attempt failed: {_first_line(failure.error)}" if failure is not None else ""
-    if report.workers_connected < deployment.parallelism:
-        return f"waits for workers ({report.workers_connected} of {deployment.parallelism} are connected){cause}"
-    return f"attempt {report.attempt} restores its state{cause}"
-
-
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0]
 
 
 def _rejection(situation: Situation) -> Trouble | None:

@@ -10,15 +10,19 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from checkdam.spec.pods import memory_remedy
+from checkdam.spec.status import Deployment
 from checkdam_operator.decide.pods import FREE_REPLACEMENTS
-from checkdam_operator.observed import Pod, Situation, Termination, Trouble
+from checkdam_operator.observed import JobReport, Pod, Situation, Termination, Trouble
 from checkdam_operator.reasons import StalledReason
 
 UNSCHEDULABLE_PATIENCE_MS: Final = 20_000
 """A node may be about to come, or room about to be made by pods that are ending."""
 
 _CONFIG_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
-_PULL_REASONS: Final = frozenset({"ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"})
+_PULL_REASONS: Final = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+)
+"""The first two take turns while the kubelet tries again and again."""
 
 
 def find_trouble(situation: Situation, pods: Iterable[Pod]) -> tuple[Trouble | None, int | None]:
@@ -41,6 +45,21 @@ def find_trouble(situation: Situation, pods: Iterable[Pod]) -> tuple[Trouble | N
         if situation.now_ms - pod.created_ms >= UNSCHEDULABLE_PATIENCE_MS:
             return _unschedulable(pod), None
     return None, min((pod.created_ms + UNSCHEDULABLE_PATIENCE_MS for pod in waiting), default=None)
+
+
+def what_is_missing(report: JobReport | None, deployment: Deployment) -> str:
+    """What a version that is to run waits for, where nothing is the matter with its pods; a predicate of a sentence."""
+    if report is None:
+        return "waits for the coordinator"
+    failure = report.last_failure
+    cause = f"; the last attempt failed: {_first_line(failure.error)}" if failure is not None else ""
+    if report.workers_connected < deployment.parallelism:
+        return f"waits for workers ({report.workers_connected} of {deployment.parallelism} are connected){cause}"
+    return f"attempt {report.attempt} restores its state{cause}"
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
 
 
 def _image(pod: Pod) -> Trouble | None:
