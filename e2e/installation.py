@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from parts_cache import locked
 
@@ -40,3 +41,9 @@ def uninstall_operator(cluster: Cluster, namespace: str) -> None:
     """
     cluster.plane.helm("uninstall", "checkdam", f"--namespace={namespace}", "--ignore-not-found")
     cluster.plane.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=60s")
+
+
+def operator_pods(cluster: Cluster) -> list[dict[str, Any]]:
+    """The operator's pods."""
+    found = cluster.plane.kubectl("get", "pods", f"--namespace={OPERATOR_NAMESPACE}", "--output=json")
+    return list(json.loads(found)["items"])
