@@ -222,6 +222,21 @@ def test_resuming_deploys_the_spec_as_it_is_then() -> None:
     assert following.start.resume
 
 
+def test_what_is_written_before_a_spec_is_deployed_does_not_say_that_the_job_is_well_with_it() -> None:
+    situation = with_deployment(running(OLD, spec=NEW), suspended=True, revision=2)
+    situation = with_status(replace(situation, pods=()), observed_generation=1)
+
+    written = decide(situation)
+    following = decide(after(situation, written))
+
+    assert written.ahead
+    assert written.status is not None
+    assert written.status.observed_generation == 1
+    assert following.status is not None
+    assert following.status.observed_generation == situation.job.generation == 2
+    assert condition(following, "Ready").status == "False"
+
+
 def test_a_job_created_suspended_has_no_pods_and_keeps_its_wish_for_later() -> None:
     first = new_job(manifest(suspend=True, restoreFrom="Fresh"))
     suspended = after(first, decide(first))

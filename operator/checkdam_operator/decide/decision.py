@@ -87,14 +87,16 @@ def decide(situation: Situation) -> Decision:
 
 
 def _ahead(situation: Situation, rollout: Rollout, following: Deployment) -> Decision:
-    """Write a deployment ahead, after the manifest that it names and before anything that it asks for."""
+    """Write a deployment ahead, after the manifest that it names and before anything that it asks for.
+
+    The generation that the status is about stays what it was, since the conditions do: a job would count as well with a spec that is
+    not deployed yet.
+    """
     status = situation.job.status
     rejected = rollout.rejected if rollout.rejected is not None else status.rejected
     if rollout.manifest is not None and rollout.change not in ("", "RollBack"):
         rejected = None  # the spec has changed since
-    changed = status.model_copy(
-        update={"deployment": following, "rejected": rejected, "observed_generation": situation.job.generation}
-    )
+    changed = status.model_copy(update={"deployment": following, "rejected": rejected})
     stopped = rollout.stopping
     if stopped is not None and stopped.savepoint:
         from_stop = stopped.reference(situation.now_ms)
