@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from state_backends import START_MS, Workshop, content, spec
 
+from checkdam.state.base import SnapshotWriter
+
 KEYS = ["a", "b", "é" * 40, 0, 1, -1, 2**70, 2.5, b"b", ("a", 1), ("a", (2, "x"))]
 keys = st.sampled_from(KEYS)
 namespaces = st.sampled_from([0, 1, -1, 10**12])
@@ -42,6 +44,7 @@ class BackendMachine(RuleBasedStateMachine):
     memory_bytes = 8 << 20
     fork_from_entries = 20_000
     tiny: ClassVar[dict[str, int]] = {
+        "rocksdb_capture.SLICE": 2,
         "rocksdb_values.EVICTION_ENTRIES": 2,
         "rocksdb_maps.EVICTION_ENTRIES": 2,
         "rocksdb_maps._ROOM_EVERY": 3,
@@ -63,6 +66,7 @@ class BackendMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
         self.workshop = Workshop(self.kind, self.folder, self.fork_from_entries, self.memory_bytes)
         self.model = Model()
+        self.begun: tuple[SnapshotWriter, Model] | None = None
         self.backend = self.workshop.backend()
         self.open()
 
@@ -74,6 +78,8 @@ class BackendMachine(RuleBasedStateMachine):
         self.timers = self.backend.timers("op", "event")
 
     def teardown(self) -> None:
+        if self.begun is not None:
+            self.begun[0].finish()
         self.workshop.close()
         shutil.rmtree(self.folder)
         for patch in self.patches:
@@ -184,24 +190,25 @@ class BackendMachine(RuleBasedStateMachine):
         assert set(popped) <= self.model.timers
         self.model.timers -= set(popped)
 
+    @precondition(lambda self: self.begun is None)
     @rule()
-    def snapshot_change_and_restore(self) -> None:
-        truth = copy.deepcopy(self.model)
+    def begin_snapshot(self) -> None:
         self.backend.prepare()
-        writer = self.backend.snapshot(self.workshop.new_folder())
-        self.update_cells(0, {"a": 5, "b": None})
-        self.drop(1)
-        self.put("a", 1, 77)
-        self.clear("b")
-        self.delete_timer(3, "a", 0)
-        self.register(4, ["b"], 0)
+        self.begun = self.backend.snapshot(self.workshop.new_folder()), copy.deepcopy(self.model)
+
+    @precondition(lambda self: self.begun is not None)
+    @rule()
+    def finish_snapshot_and_restore(self) -> None:
+        """Whatever has happened since it was begun."""
+        assert self.begun is not None
+        writer, self.model = self.begun
         files = writer.finish()
+        self.begun = None
         self.backend.close()
-        self.model = truth
         self.backend = self.workshop.restored(files)
         self.open()
 
-    @precondition(lambda self: self.fork_from_entries)
+    @precondition(lambda self: self.fork_from_entries and self.begun is None)
     @rule()
     def snapshot_and_go_on(self) -> None:
         writer = self.backend.snapshot(self.workshop.new_folder())

@@ -152,6 +152,8 @@ class RocksDbBackend:
         folder = directory / NATIVE_FOLDER if canonical else directory
         changes: SnapshotWriter | None = None
         values = list(self._values.values())
+        for table in values:
+            table.settle()
         log = self._log.whole(values) if canonical else self._log.next_part(values)
         try:
             if canonical:

@@ -86,7 +86,12 @@ class Changes:
 
     def __iter__(self) -> Iterator[Key]:
         """Each key once."""
-        return iter(self.recent.union(self._fresh, self._logged))
+        return iter(self.all())
+
+    def all(self) -> set[Key]:
+        """All keys, in a set of its own."""
+        largest, *others = sorted((self.recent, self._fresh, self._logged), key=len, reverse=True)
+        return largest.union(*others)
 
     def has_logged(self) -> bool:
         """Whether the log has any."""

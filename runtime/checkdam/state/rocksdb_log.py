@@ -27,16 +27,13 @@ from checkdam.core.serde import never_changes
 from checkdam.state.base import Key, LocalFile, TableSpec
 from checkdam.state.blocks import ANY_GROUP, Block, BlockWriter, unpack_ints
 from checkdam.state.columns import BlockSize, ChangeRun, cut_runs, encode_changes, encode_gone
+from checkdam.state.rocksdb_capture import Capture
 
 LOG_FILES: Final = 32
 """Files that a log has at most: each of them is one more to name in every checkpoint, and to fetch."""
 
 LOG_GROWTH: Final = 2
 """Times the rows of its first file that the others may have together: so much longer than necessary a restore may take."""
-
-REFERENCED_ROWS: Final = 150_000
-"""Up to so many rows, of values that cannot be changed in place, are frozen by reference: that stops the task thread no longer than
-a fork does, which afterwards makes both processes copy every page that they touch."""
 
 ABSENT: Final[Any] = object()
 """In place of the cell of a key that has none any more."""
@@ -58,6 +55,10 @@ class LoggedTable(Protocol):
         """What has changed since the last snapshot, or everything that differs from the database."""
         ...
 
+    def settle(self) -> None:
+        """Whatever was frozen before does not need this table any more."""
+        ...
+
     def begin_log(self) -> None:
         """A snapshot has taken what `freeze` had."""
         ...
@@ -65,30 +66,30 @@ class LoggedTable(Protocol):
 
 @dataclass(frozen=True)
 class FrozenChanges:
-    """Changes of a table, by reference: they stay as they are only if nobody changes a cell in place.
+    """Changes of a table, by reference: they stay as they are only if nobody changes a cell in place; see `rocksdb_capture`.
 
     Attributes:
         spec: The table.
         now_ms: The update time of cells that have none.
         outdated: What is void of earlier files of the log; `None` where it begins anew.
-        runs: Namespaces, their keys that have changed, and the cell of each, or ABSENT. They are told apart when they are written,
-            since the task thread need not wait for that.
+        runs: Namespaces, and of each the keys that have changed with their cells, or ABSENT.
     """
 
     spec: TableSpec
     now_ms: int
     outdated: Outdated | None
-    runs: list[tuple[int, list[Key], list[Any]]] = field(default_factory=list)
+    runs: list[tuple[int, Capture]] = field(default_factory=list)
 
     def blocks(self) -> Iterator[Block]:
-        """They as blocks of a log.
+        """They as blocks of a log. To be called once.
 
         Raises:
             ValueTypeError: A value does not fit its declared type.
         """
         runs: list[ChangeRun] = []
         cells_of: dict[int, Iterator[Any]] = {}
-        for namespace, keys, cells in self.runs:
+        for namespace, captured in self.runs:
+            keys, cells = captured.rest()
             gone = [key for key, cell in zip(keys, cells, strict=True) if cell is ABSENT]
             if gone:
                 keys = [key for key, cell in zip(keys, cells, strict=True) if cell is not ABSENT]
@@ -145,7 +146,7 @@ class LogPart:
         Raises:
             CheckpointError: A key is not owned here.
         """
-        if self.rows > REFERENCED_ROWS or not all(never_changes(table.spec.serde.name) for table in self._tables):
+        if not all(never_changes(table.spec.serde.name) for table in self._tables):
             return False
         self._frozen = [table.freeze(not self._earlier) for table in self._tables]
         return True

@@ -5,8 +5,8 @@ asked cells into it. When the cache is full, the old generation is emptied from 
 takes its place. So cells that are used again survive, and nothing is paid per use.
 
 A snapshot does not write back what has changed, which would stop the task for seconds: what changed since the last one is
-added to the log of changes (`rocksdb_log`) by the forked child of `sections`, beside the checkpoint of the database, and
-is changed again after a restore. It reaches the database when it is given up; the log is told then.
+added to the log of changes (`rocksdb_log`), beside the checkpoint of the database, and is changed again after a restore. It
+reaches the database when it is given up; the log is told then.
 
 A space that holds all there is of its namespace is *complete*: as long as no cell of it has been given up, a missing
 key needs no look into the database. That makes new windows, and state that fits the cache, as fast as a dictionary.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
-from itertools import chain, islice, repeat
+from itertools import chain, islice
 from typing import Any, Final
 
 from checkdam.core.clock import Clock
@@ -28,6 +28,7 @@ from checkdam.state.columns import (
     decode_rows,
 )
 from checkdam.state.rocksdb_cache import EVICTION_ENTRIES, CacheBudget, Changes
+from checkdam.state.rocksdb_capture import Capture
 from checkdam.state.rocksdb_log import ABSENT, FrozenChanges, LogReader, Outdated
 from checkdam.state.rocksdb_rows import (
     GROUP_BYTES,
@@ -40,6 +41,7 @@ from checkdam.state.rocksdb_rows import (
     unpack_group,
     unpack_number,
 )
+from checkdam.state.rocksdb_space import Space
 from checkdam.state.rocksdb_store import Column, Row, expiring_rows
 from checkdam.state.sizes import EntrySize
 from checkdam.state.walks import PacedWalk
@@ -55,36 +57,6 @@ _ENTRY_OVERHEAD_BYTES: Final = 150
 _SPACE_OVERHEAD_BYTES: Final = 700
 _POINT_DELETES_PER_GROUP: Final = 8
 """Up to this many rows per key group are deleted one by one: range deletions slow reads down."""
-
-
-class _Space:
-    """The cached cells of one namespace; a key that has changed and has no cell was deleted."""
-
-    __slots__ = ("changes", "complete", "counted", "old", "scans", "young")
-
-    def __init__(self, complete: bool) -> None:
-        self.young: dict[Key, Any] = {}
-        self.old: dict[Key, Any] = {}
-        self.changes = Changes()
-        self.complete = complete
-        self.counted = 0
-        self.scans = 0
-
-    def __len__(self) -> int:
-        return len(self.young) + len(self.old)
-
-    def cell(self, key: Key) -> Any:
-        """The cached cell, or ABSENT."""
-        cell = self.young.get(key, ABSENT)
-        return self.old.get(key, ABSENT) if cell is ABSENT else cell
-
-    def cells(self, keys: list[Key]) -> list[Any]:
-        """As `cell`, of many keys."""
-        cells = list(map(self.young.get, keys, repeat(ABSENT)))
-        if self.old:
-            for index in [index for index, cell in enumerate(cells) if cell is ABSENT]:
-                cells[index] = self.old.get(keys[index], ABSENT)
-        return cells
 
 
 class RocksDbTable:
@@ -104,7 +76,7 @@ class RocksDbTable:
         self._clock = clock
         self._rows = rows
         self._budget = budget
-        self._spaces: OrderedDict[int, _Space] = OrderedDict()
+        self._spaces: OrderedDict[int, Space] = OrderedDict()
         self._handed_out: int | None = None
         self._entries = 0
         self._entry_size = EntrySize(_ENTRY_OVERHEAD_BYTES)
@@ -122,6 +94,7 @@ class RocksDbTable:
         space = self._space(namespace)
         self._handed_out = namespace
         if keys:
+            space.before_change(keys)
             if space.old or not space.complete:
                 self._load(namespace, space, keys)
             if self.spec.ttl_ms:
@@ -241,12 +214,22 @@ class RocksDbTable:
         """
         frozen = FrozenChanges(self.spec, self._clock.now_ms(), None if whole else self._outdated)
         for namespace, space in self._spaces.items() if whole else self._touched_spaces():
-            keys = list(space.changes if whole else space.changes.recent)
-            frozen.runs.append((namespace, keys, space.cells(keys)))
-        # To know the group of every key would take longer than all the rest.
-        changed = chain.from_iterable(keys for _, keys, _ in frozen.runs)
-        self._rows.check_owned(islice(changed, _CHECKED_KEYS))
+            keys = space.changes.all() if whole else space.changes.recent.copy()
+            # To know the group of every key would take longer than all the rest.
+            self._rows.check_owned(islice(keys, _CHECKED_KEYS))
+            space.capture = Capture(keys, space.cells)
+            frozen.runs.append((namespace, space.capture))
+        # What was handed out before may not be changed any more: a key has to be asked for, to be captured.
+        self._recount()
+        self._handed_out = None
         return frozen
+
+    def settle(self) -> None:
+        """See `LoggedTable`."""
+        for space in self._spaces.values():
+            if space.capture is not None:
+                space.capture.settle()
+                space.capture = None
 
     def begin_log(self) -> None:
         """See `LoggedTable`."""
@@ -301,14 +284,14 @@ class RocksDbTable:
         self._space(namespace).changes.recent.update(keys)
         self._touched.add(namespace)
 
-    def _touched_spaces(self) -> Iterator[tuple[int, _Space]]:
+    def _touched_spaces(self) -> Iterator[tuple[int, Space]]:
         """The spaces that changed since the last snapshot and are still cached."""
         for namespace in self._touched:
             space = self._spaces.get(namespace)
             if space is not None:
                 yield namespace, space
 
-    def _all_written(self, namespace: int, space: _Space) -> None:
+    def _all_written(self, namespace: int, space: Space) -> None:
         """Nothing of a namespace differs from the database any more."""
         if space.changes.has_logged():
             self._outdated.add_all(namespace)
@@ -319,20 +302,20 @@ class RocksDbTable:
         if self._handed_out is not None:
             self._count(self._spaces[self._handed_out])
 
-    def _count(self, space: _Space) -> None:
+    def _count(self, space: Space) -> None:
         self._entries += len(space) - space.counted
         space.counted = len(space)
 
-    def _space(self, namespace: int) -> _Space:
+    def _space(self, namespace: int) -> Space:
         """The space of a namespace, now the last used one."""
         space = self._spaces.get(namespace)
         if space is None:
-            self._spaces[namespace] = space = _Space(complete=namespace not in self._stored)
+            self._spaces[namespace] = space = Space(complete=namespace not in self._stored)
         else:
             self._spaces.move_to_end(namespace)
         return space
 
-    def _load(self, namespace: int, space: _Space, keys: Iterable[Key]) -> None:
+    def _load(self, namespace: int, space: Space, keys: Iterable[Key]) -> None:
         """Bring the cells of `keys` into the young generation."""
         young, old, changes = space.young, space.old, space.changes
         missing = [key for key in keys if key not in young]
@@ -355,7 +338,7 @@ class RocksDbTable:
                 cell = decode(value[STAMP_BYTES:])
                 young[wanted[index]] = (cell, unpack_number(value[:STAMP_BYTES])) if with_ttl else cell
 
-    def _expire(self, namespace: int, space: _Space, keys: Iterable[Key]) -> None:
+    def _expire(self, namespace: int, space: Space, keys: Iterable[Key]) -> None:
         expired_ms = self._clock.now_ms() - self.spec.ttl_ms
         young = space.young
         for key in keys:
@@ -365,16 +348,13 @@ class RocksDbTable:
                 space.changes.recent.add(key)
                 self._touched.add(namespace)
 
-    def _shrink(self, namespace: int, space: _Space, wanted: int, may_rotate: bool) -> int:
+    def _shrink(self, namespace: int, space: Space, wanted: int, may_rotate: bool) -> int:
         """Give up to `wanted` cells of a space up; returns how many went."""
         given_up = 0
         while given_up < wanted:
-            if not space.old:
-                if not may_rotate or not space.young:
-                    break
-                space.old, space.young = space.young, {}
-            old = space.old
-            gone = [old.popitem() for _ in range(min(wanted - given_up, len(old)))]
+            gone = space.give_up(wanted - given_up, may_rotate)
+            if not gone:
+                break
             changed = [item for item in gone if item[0] in space.changes]
             self._write(namespace, changed)
             self._outdated.add(namespace, space.changes.written([key for key, _ in changed]))
@@ -384,7 +364,7 @@ class RocksDbTable:
         self._entries -= given_up
         return given_up
 
-    def _write_back(self, namespace: int, space: _Space) -> None:
+    def _write_back(self, namespace: int, space: Space) -> None:
         """Write what has changed in a space, in portions that stay in the processor's cache while they are sorted."""
         keys = list(space.changes)
         for start in range(0, len(keys), PORTION):
@@ -435,7 +415,7 @@ class RocksDbTable:
         expired_ms = self._clock.now_ms() - self.spec.ttl_ms
         return [item for item in cells if item[1][1] > expired_ms]
 
-    def _scan_cache(self, space: _Space) -> Iterator[list[tuple[Key, Any]]]:
+    def _scan_cache(self, space: Space) -> Iterator[list[tuple[Key, Any]]]:
         # By a list of the keys: `cells` may move cells from one generation to the other between two portions.
         keys = list(chain(space.young, space.old))
         space.scans += 1

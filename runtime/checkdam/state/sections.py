@@ -100,7 +100,7 @@ class Log(Protocol):
     """Of its files, the earliest first."""
 
     def freeze(self) -> bool:
-        """Keep it as it is now without a copy, for `write` to be called later; false if that cannot be done, or takes too long."""
+        """Keep it as it is now without a copy, for `write` to be called later; false if that cannot be done."""
         ...
 
     def write(self, directory: Path) -> list[LocalFile]:
