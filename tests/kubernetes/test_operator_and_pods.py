@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from next_operator import NEW_VARIABLE
 from operator_process import IMAGE, Jobs, OperatorProcess, eventually, operator_process
 
 from cluster.control_plane import ControlPlane
@@ -187,6 +189,45 @@ async def test_another_operator_goes_on_without_touching_a_pod(
     assert (
         versions.items() <= {pod["metadata"]["name"]: pod["metadata"]["resourceVersion"] for pod in jobs.pods()}.items()
     )
+
+
+async def test_the_next_version_of_the_operator_leaves_pods_alone_and_keeps_the_image_of_those_it_replaces(
+    jobs: Jobs, running_operator: OperatorProcess, kubelet: StubKubelet
+) -> None:
+    await asyncio.to_thread(jobs.create)
+    before = await eventually(lambda: found if len(found := jobs.ready_pods()) == 3 else None, "three pods")
+    versions = {pod["metadata"]["name"]: pod["metadata"]["resourceVersion"] for pod in jobs.pods()}
+
+    assert await running_operator.stop() == 0
+    running_operator.program = [str(Path(__file__).with_name("next_operator.py"))]
+    running_operator.settings["CHECKDAM_OPERATOR_RUNTIME_IMAGE"] = "checkdam-runtime:next"
+    await running_operator.start()
+    await asyncio.to_thread(jobs.create, name="other")
+    await eventually(lambda: len(jobs.ready_pods()) == 6, "the next version to act")
+
+    def of(name: str) -> dict[str, dict[str, Any]]:
+        return {
+            pod["metadata"]["name"]: pod for pod in jobs.pods() if pod["metadata"]["labels"]["checkdam.dev/job"] == name
+        }
+
+    kept = await asyncio.to_thread(of, "words")
+    assert {name: pod["metadata"]["resourceVersion"] for name, pod in kept.items()} == versions
+    others = await asyncio.to_thread(of, "other")
+    assert {_container(pod)["image"] for pod in others.values()} == {"checkdam-runtime:next"}
+    assert all(NEW_VARIABLE in _container(pod)["env"] for pod in others.values())
+
+    await asyncio.to_thread(jobs.delete_pod, before[-1])
+    replaced = await eventually(
+        lambda: found if len(found := of("words")) == 3 and before[-1] not in found else None, "a replacement"
+    )
+    [new] = [pod for name, pod in replaced.items() if name not in before]
+    assert _container(new)["image"] == IMAGE
+    assert NEW_VARIABLE in _container(new)["env"]
+
+
+def _container(pod: dict[str, Any]) -> dict[str, Any]:
+    container: dict[str, Any] = pod["spec"]["containers"][0]
+    return container
 
 
 async def test_a_second_replica_takes_over_when_the_first_is_killed(
