@@ -52,6 +52,7 @@ class Case:
     start_number: int = 1
     replaces: str = ""
     replacements: int = 0
+    avoids: str = ""
 
 
 def manifest(spec: Mapping[str, Any], name: str = "flight-delays", uid: str = UID) -> dict[str, Any]:
@@ -95,6 +96,7 @@ def worker(of: StreamJob, case: Case | None = None) -> dict[str, Any]:
         coordinator_ip=case.coordinator_ip,
         replaces=case.replaces,
         replacements=case.replacements,
+        avoids=case.avoids,
     )
 
 
@@ -110,6 +112,7 @@ def coordinator(of: StreamJob, case: Case | None = None) -> dict[str, Any]:
         start_number=case.start_number,
         replaces=case.replaces,
         replacements=case.replacements,
+        avoids=case.avoids,
     )
 
 

@@ -131,8 +131,9 @@ def test_a_worker_that_is_missing_though_its_container_runs_is_replaced() -> Non
     lost = [WorkerReport(0, True, worker(0).name + "/a"), WorkerReport(1, False, worker(1).name + "/b")]
     situation = with_report(running(), state="RESTARTING", workers=lost, workers_connected=1)
     situation = with_coordinator(situation, missing_since_ms={1: NOW_MS - 3_000})
+    situation = with_pod(situation, worker(1), node="node-b")
 
-    assert _created(situation) == [CreatePod(Slot("worker", 1), worker(1).uid, 1, "Lost")]
+    assert _created(situation) == [CreatePod(Slot("worker", 1), worker(1).uid, 1, "Lost", avoids="node-b")]
 
 
 def test_a_worker_that_has_just_broken_off_is_given_a_moment() -> None:

@@ -52,6 +52,14 @@ def test_every_mount_has_a_volume_and_every_volume_a_mount(case: Case) -> None:
             assert len(set(paths.values())) == len(paths)
 
 
+def test_a_pod_that_avoids_a_node_prefers_all_others_and_is_not_drawn_back_by_spreading() -> None:
+    pod = worker(job(), Case({}, avoids="node-b"))
+    [preferred] = pod["spec"]["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    [field] = preferred["preference"]["matchFields"]
+    assert field == {"key": "metadata.name", "operator": "NotIn", "values": ["node-b"]}
+    assert "topologySpreadConstraints" not in pod["spec"]
+
+
 def test_a_worker_has_no_token_of_the_coordinators_api() -> None:
     items = {
         role: [item["key"] for item in volume(pod, "checkdam-auth")["secret"]["items"]]

@@ -45,12 +45,14 @@ class CreatePod:
         replaces: Uid of the pod whose place it takes; empty for none.
         replacements: How many pods in a row were replaced before it.
         cause: Why, in one CamelCase word, for metrics.
+        avoids: Node on which it is only if no other can take it; empty for none.
     """
 
     slot: Slot
     replaces: str = ""
     replacements: int = 0
     cause: str = "Missing"
+    avoids: str = ""
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,9 @@ def _replacement(slot: Slot, pods: list[Pod], faults: dict[str, str], now_ms: in
     earliest_ms = last.created_ms + replacement_pause_ms(row)
     if now_ms < earliest_ms:
         return None, earliest_ms
-    return CreatePod(slot, last.uid, row, faults.get(last.uid, "Deleted")), now_ms
+    cause = faults.get(last.uid, "Deleted")
+    # Kubernetes goes on giving pods to a node that hangs for 50 s.
+    return CreatePod(slot, last.uid, row, cause, last.node if cause == "Lost" else ""), now_ms
 
 
 def replacement_pause_ms(row: int) -> int:

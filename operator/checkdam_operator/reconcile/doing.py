@@ -271,6 +271,7 @@ class Hands:
                 start_number=self._now_ms() // 1000,
                 replaces=action.replaces,
                 replacements=action.replacements,
+                avoids=action.avoids,
             )
         else:
             body = worker_pod(
@@ -281,6 +282,7 @@ class Hands:
                 coordinator_ip=memory.coordinator_ip,
                 replaces=action.replaces,
                 replacements=action.replacements,
+                avoids=action.avoids,
             )
         name = body["metadata"]["name"]
         try:

@@ -79,6 +79,7 @@ def coordinator_pod(
     start_number: int,
     replaces: str = "",
     replacements: int = 0,
+    avoids: str = "",
 ) -> dict[str, Any]:
     """The coordinator's pod.
 
@@ -91,12 +92,13 @@ def coordinator_pod(
         start_number: Counts the coordinators of this job.
         replaces: Uid of the pod that it takes the place of.
         replacements: How many pods in a row were replaced before it.
+        avoids: Node on which it is only if no other can take it; empty for none.
 
     Raises:
         ManifestError: The job cannot be run in pods; lists every problem.
     """
     begin = start.model_dump(mode="json", by_alias=True) | {"sinceEpoch": since_epoch, "startNumber": start_number}
-    body = _Body(job, deployment, defaults, names.COORDINATOR, 0, replaces, replacements)
+    body = _Body(job, deployment, defaults, names.COORDINATOR, 0, replaces, replacements, avoids)
     return body.build(
         env=[{"name": "CHECKDAM_START", "value": canonical_json(begin)}],
         container={
@@ -119,6 +121,7 @@ def worker_pod(
     coordinator_ip: str,
     replaces: str = "",
     replacements: int = 0,
+    avoids: str = "",
 ) -> dict[str, Any]:
     """A worker's pod.
 
@@ -130,11 +133,12 @@ def worker_pod(
         coordinator_ip: Address of the coordinator's Service.
         replaces: Uid of the pod that it takes the place of.
         replacements: How many pods in a row were replaced before it.
+        avoids: Node on which it is only if no other can take it; empty for none.
 
     Raises:
         ManifestError: The job cannot be run in pods; lists every problem.
     """
-    body = _Body(job, deployment, defaults, names.WORKER, index, replaces, replacements)
+    body = _Body(job, deployment, defaults, names.WORKER, index, replaces, replacements, avoids)
     return body.build(
         env=[
             {"name": "CHECKDAM_INDEX", "value": str(index)},
@@ -153,7 +157,7 @@ def pod_problems(job: StreamJob) -> list[str]:
     problems: list[str] = []
     for role in (names.COORDINATOR, names.WORKER):
         try:
-            _Body(job, deployment, defaults, role, 0, "", 0).build(env=[], container={"ports": []})
+            _Body(job, deployment, defaults, role, 0).build(env=[], container={"ports": []})
         except ManifestError as error:
             problems += error.problems
     return list(dict.fromkeys(problems))
@@ -168,8 +172,9 @@ class _Body:
     defaults: PodDefaults
     role: str
     index: int
-    replaces: str
-    replacements: int
+    replaces: str = ""
+    replacements: int = 0
+    avoids: str = ""
 
     def build(self, *, env: list[dict[str, Any]], container: dict[str, Any]) -> dict[str, Any]:
         """The whole pod, with these variables and fields of its container that only its kind has."""
@@ -242,7 +247,11 @@ class _Body:
             spec["serviceAccountName"] = self.job.spec.service_account_name
         if self.defaults.pull_secrets:
             spec["imagePullSecrets"] = [{"name": name} for name in self.defaults.pull_secrets]
-        if self.role == names.WORKER:
+        if self.avoids:
+            others = {"key": "metadata.name", "operator": "NotIn", "values": [self.avoids]}
+            preferred = {"weight": 100, "preference": {"matchFields": [others]}}
+            spec["affinity"] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preferred]}}
+        elif self.role == names.WORKER:  # spreading would weigh as much as avoiding
             spec["topologySpreadConstraints"] = [
                 {
                     "maxSkew": 1,
