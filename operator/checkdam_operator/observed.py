@@ -344,6 +344,13 @@ class Situation:
         ours = {pod.uid for pod in self.pods if pod.revision == deployment.revision}
         return self.coordinator.report if self.coordinator.pod_uid in ours else None
 
+    @property
+    def unheard(self) -> bool:
+        """Whether this operator has just begun to ask the coordinator: what the operator before has written is the newest that is known."""
+        seen = self.coordinator
+        asking = bool(seen.pod_uid) and seen.report is None and seen.unreachable_since_ms is None
+        return asking and not self.status_written_ms
+
 
 def job_of(resource: Mapping[str, Any]) -> Job:
     """A StreamJob as the API server holds it."""

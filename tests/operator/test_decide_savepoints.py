@@ -76,6 +76,15 @@ def test_no_checkpoint_is_asked_for_while_the_job_does_not_run() -> None:
     assert _of(decide(due), TriggerCheckpoint) == []
 
 
+def test_a_savepoint_that_is_being_taken_does_not_wait_for_the_job_because_another_operator_leads() -> None:
+    taking = savepoint("nightly", status=SavepointStatus(state="InProgress", request="resource-uid-nightly"))
+    situation = replace(with_coordinator(_with(taking), report=None), status_written_ms=0)
+
+    assert _of(decide(situation), WriteSavepointStatus) == []
+    unreachable = with_coordinator(situation, unreachable_since_ms=NOW_MS)
+    assert _written(decide(unreachable)).state == "Pending"
+
+
 def test_a_savepoint_is_asked_for_under_the_name_of_its_uid() -> None:
     decision = decide(_with(savepoint("nightly")))
 

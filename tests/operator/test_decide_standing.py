@@ -247,6 +247,15 @@ def test_a_job_out_of_reach_is_not_called_ready() -> None:
     assert decision.status.state == "Restarting"
 
 
+def test_an_operator_that_has_just_begun_to_ask_says_of_a_job_that_runs_what_the_one_before_has_said() -> None:
+    asking = with_coordinator(replace(running(), status_written_ms=0), report=None, running_since_ms=None)
+
+    assert decide(asking).status is None
+    assert decide(asking).events == ()
+    unreachable = with_coordinator(asking, unreachable_since_ms=NOW_MS)
+    assert condition(decide(unreachable), READY).status == "False"
+
+
 def test_workers_that_are_missing_are_counted() -> None:
     lost = [WorkerReport(0, True, "a/1"), WorkerReport(1, False, "b/1")]
     decision = decide(with_coordinator(running(), report=report(state="RESTARTING", workers=lost, workers_connected=1)))

@@ -63,6 +63,8 @@ def decide(situation: Situation) -> Decision:
         disposals=list(savepoints.disposals),
         last_working=working,
     )
+    if situation.unheard and job.status.state == "Running":
+        status = job.status  # that another operator leads is no reason to call a job that runs anything else
     written, news_ms = _worth_writing(situation, status)
     if news_ms is not None and checkpoint_ms is not None and checkpoint_ms <= news_ms + CHECKPOINT_NEWS_MS:
         news_ms = None  # the look at the next checkpoint writes it: with many jobs each look counts

@@ -114,6 +114,8 @@ def _next_status(situation: Situation, savepoint: SavepointSeen) -> tuple[Savepo
         return _status(
             now_ms, savepoint, "InProgress", SavepointReason.IN_PROGRESS, message="being taken", request=request
         ), None
+    if situation.unheard:
+        return status, None
     report = situation.report
     if report is None or report.state != "RUNNING":
         message = f"waits for the StreamJob {savepoint.resource.spec.job} to run"
