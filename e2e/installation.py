@@ -14,6 +14,7 @@ PROJECT: Final = Path(__file__).resolve().parents[1]
 OPERATOR_NAMESPACE: Final = "checkdam-system"
 README_NAMESPACE: Final = "checkdam"
 """Where those install it who follow the README."""
+OPERATOR: Final = "deployment/checkdam"
 
 
 def install_operator(cluster: Cluster) -> None:
@@ -47,3 +48,13 @@ def operator_pods(cluster: Cluster) -> list[dict[str, Any]]:
     """The operator's pods."""
     found = cluster.plane.kubectl("get", "pods", f"--namespace={OPERATOR_NAMESPACE}", "--output=json")
     return list(json.loads(found)["items"])
+
+
+def until_operator_runs(cluster: Cluster) -> None:
+    """Wait until all of the operator's pods are Ready.
+
+    Raises:
+        CommandError: They do not become so.
+    """
+    where = f"--namespace={OPERATOR_NAMESPACE}"
+    cluster.plane.kubectl("rollout", "status", where, OPERATOR, "--timeout=120s")

@@ -49,6 +49,10 @@ class OrdersJob(ClusterJob):
         assert not problems
         return int(number)
 
+    def attempts(self) -> set[str]:
+        """Those that have written receipts, each as `<epoch>.<attempt>`, which the files are named after."""
+        return {file.name.rsplit("-", 2)[1] for file in self.output.glob("*.jsonl")}
+
     def until_more(self, than: int) -> int:
         """How many receipts there are as soon as there are more than that; all of them are right."""
         return self.until(lambda: number if (number := self.check()) > than else None, f"more than {than} receipts")

@@ -1,5 +1,6 @@
 """`make e2e`: brings the cluster up, runs the tests against it, and takes it down again, however they end.
 
+Tests that take minutes are left out, unless they are asked for: `-m long`, or `-m ""` for all.
 A cluster that was up before stays up, which is how to work on a test: `python -m cluster up` once, then this, or pytest alone.
 """
 
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
     try:
         with turn(locks, alone=False):
             cluster.up(_say)
-        ended = int(pytest.main([str(FOLDER), "-v", *arguments]))
+        ended = int(pytest.main([str(FOLDER), "-v", "-m", "not long", *arguments]))
     except UnavailableError as error:
         print(error, file=sys.stderr)
         return EXIT_UNAVAILABLE

@@ -16,8 +16,10 @@ from typing import Any
 
 from cluster.cgroups import cgroups
 from cluster.cluster import Cluster
+from cluster.control_machine import start_api_server, until_api_answers
 from cluster.layout import CGROUP, NODES, Machine
 from cluster.own_cluster import OwnCluster
+from installation import OPERATOR, OPERATOR_NAMESPACE, until_operator_runs
 
 
 class UnsupportedError(Exception):
@@ -55,6 +57,53 @@ def kill_container(cluster: Cluster, pod: dict[str, Any]) -> None:
         UnsupportedError: See `processes_of`.
     """
     os.kill(processes_of(cluster, pod)[1], signal.SIGKILL)
+
+
+@contextmanager
+def operator_away(cluster: Cluster) -> Iterator[None]:
+    """No operator runs."""
+    where = f"--namespace={OPERATOR_NAMESPACE}"
+    replicas = cluster.plane.kubectl("get", where, OPERATOR, "--output=jsonpath={.spec.replicas}")
+    try:
+        cluster.plane.kubectl("scale", where, OPERATOR, "--replicas=0")
+        cluster.plane.kubectl("wait", where, "pods", "--all", "--for=delete", "--timeout=120s")
+        yield
+    finally:
+        cluster.plane.kubectl("scale", where, OPERATOR, f"--replicas={replicas}")
+        until_operator_runs(cluster)
+
+
+@contextmanager
+def api_server_away(cluster: Cluster) -> Iterator[None]:
+    """The API server is killed; at the end another is started, and answers.
+
+    Raises:
+        UnsupportedError: Its process is not ours.
+    """
+    mine = own(cluster)
+    try:
+        os.kill(mine.plane.pids["control/kube-apiserver"], signal.SIGKILL)
+        yield
+    finally:
+        start_api_server(mine.machines, mine.layout)
+        until_api_answers(mine.machines, mine.layout, mine.plane)
+
+
+@contextmanager
+def etcd_paused(cluster: Cluster) -> Iterator[None]:
+    """etcd stands still, and with it whatever the API server is asked; at the end the API server answers again.
+
+    Raises:
+        UnsupportedError: Its process is not ours.
+    """
+    mine = own(cluster)
+    etcd = mine.plane.pids["control/etcd"]
+    try:
+        os.kill(etcd, signal.SIGSTOP)
+        yield
+    finally:
+        os.kill(etcd, signal.SIGCONT)
+        until_api_answers(mine.machines, mine.layout, mine.plane)
 
 
 @contextmanager
