@@ -11,8 +11,8 @@ from typing import Any, Final
 import yaml
 from example_modules import EXAMPLES
 
-from cluster.cluster import S3_ACCESS_KEY, S3_SECRET_KEY
 from cluster_job import ClusterJob
+from cluster_s3 import give_s3_keys
 
 _EXAMPLE: Final = EXAMPLES / "state-backends"
 
@@ -30,9 +30,7 @@ class StateBackendJob(ClusterJob):
         """
         self.kubectl("create", "configmap", "accounts", f"--from-file={_EXAMPLE / 'accounts.py'}")
         self.kubectl("apply", f"--filename={_EXAMPLE / 'claims.yaml'}")
-        keys = {"AWS_ACCESS_KEY_ID": S3_ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": S3_SECRET_KEY}
-        literals = (f"--from-literal={name}={value}" for name, value in keys.items())
-        self.kubectl("create", "secret", "generic", "s3-keys", *literals)
+        give_s3_keys(self)
         manifest = yaml.safe_load((_EXAMPLE / f"{self.name}.yaml").read_text())
         manifest["spec"]["checkpoint"]["storage"] |= storage
         manifest["spec"]["program"]["args"] |= args

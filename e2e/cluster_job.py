@@ -51,6 +51,10 @@ class ClusterJob:
         """The StreamJob as the API server has it."""
         return dict(json.loads(self.kubectl("get", "streamjob", self.name, "--output=json")))
 
+    def condition(self, kind: str) -> dict[str, Any]:
+        """A condition of the StreamJob, which it has."""
+        return next(dict(found) for found in self.object()["status"]["conditions"] if found["type"] == kind)
+
     def pods(self, component: str = "") -> list[dict[str, Any]]:
         """Its pods that are not being deleted; `coordinator` or `worker` alone."""
         labels = f"{_JOB}={self.name}" + (f",{_COMPONENT}={component}" if component else "")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Final
 
 import pytest
@@ -37,16 +40,37 @@ def checkdam(cluster: Cluster) -> Cluster:
 
 
 @pytest.fixture
-def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A namespace for one test, whose pods are gone before the next. A test marked `alone` has the cluster for itself."""
+def namespaces(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
+    """Makes namespaces for one test, whose pods are gone before the next. A test marked `alone` has the cluster for itself."""
     plane = cluster.plane
+    made: list[str] = []
+
+    def another() -> str:
+        made.append(plane.new_namespace("e2e"))
+        request.node.user_properties.append(("namespace", made[-1]))
+        return made[-1]
+
     with turn(cluster.volumes.parent, alone=request.node.get_closest_marker("alone") is not None):
         reclaim_volumes(plane, cluster.volumes)
-        name = plane.new_namespace("e2e")
-        request.node.user_properties.append(("namespace", name))
-        yield name
-        plane.kubectl("delete", "namespace", name, "--wait=false")
-        plane.kubectl("wait", "pods", "--all", f"--namespace={name}", "--for=delete", "--timeout=120s")
+        yield another
+        if made:
+            plane.kubectl("delete", "namespace", *made, "--wait=false")
+        for name in made:
+            plane.kubectl("wait", "pods", "--all", f"--namespace={name}", "--for=delete", "--timeout=120s")
+
+
+@pytest.fixture
+def namespace(namespaces: Callable[[], str]) -> str:
+    """A namespace for one test."""
+    return namespaces()
+
+
+@pytest.fixture
+def shared_folder(cluster: Cluster) -> Iterator[Path]:
+    """A folder that all nodes see under the same path. It outlives the pods of namespaces that are made after it."""
+    folder = Path(mkdtemp(prefix="shared-", dir=cluster.volumes))
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -73,8 +97,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """When a test fails, say where the evidence is, before anything is cleaned up."""
     report = yield
     if report.failed and report.when in ("setup", "call"):  # type: ignore[attr-defined]
-        namespace = dict(item.user_properties).get("namespace")
+        namespaces = [str(value) for name, value in item.user_properties if name == "namespace"]
         folder = _EVIDENCE / item.name
-        collect(folder, chosen_cluster(), [OPERATOR_NAMESPACE, *([str(namespace)] if namespace else [])])
+        collect(folder, chosen_cluster(), [OPERATOR_NAMESPACE, *namespaces])
         report.sections.append(("evidence", f"in {folder}"))  # type: ignore[attr-defined]
     return report

@@ -13,8 +13,8 @@ from example_modules import check_statements
 from hdfs_server import HdfsServer, hdfs
 
 from backend_job import StateBackendJob
-from cluster.cluster import S3_INSIDE, Cluster
-from cluster_s3 import s3_of
+from cluster.cluster import Cluster
+from cluster_s3 import s3_of, s3_storage
 
 ARGS: Final = {"count": 40_000, "rate": 4_000}
 """Ten seconds of work: enough to lose a worker in the middle of it."""
@@ -76,6 +76,5 @@ def test_a_job_with_the_fs_state_backend_has_its_checkpoints_in_hdfs(
 def test_a_job_with_the_rocksdb_state_backend_has_its_checkpoints_in_s3(checkdam: Cluster, namespace: str) -> None:
     bucket = s3_of(checkdam).new_bucket()
     job = StateBackendJob(checkdam, namespace, "rocksdb-state-backend")
-    server = {"endpoint": S3_INSIDE, "region": "us-east-1", "pathStyle": True, "credentialsSecret": "s3-keys"}
-    lose_a_worker(job, {"uri": f"s3://{bucket.name}/production", "s3": server})
+    lose_a_worker(job, s3_storage(bucket.name))
     assert checkpoints(lambda: list(bucket.keys()))

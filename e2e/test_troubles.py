@@ -20,7 +20,7 @@ _TROUBLES: dict[str, tuple[dict[str, Any], str]] = {
 def _stalled(job: OrdersJob, reason: str) -> str:
     """The message of the condition, once the job has it."""
     job.wait(f"jsonpath={{.status.conditions[?(@.type=='Stalled')].reason}}={reason}")
-    return str(next(found["message"] for found in job.object()["status"]["conditions"] if found["type"] == "Stalled"))
+    return str(job.condition("Stalled")["message"])
 
 
 @pytest.mark.parametrize("reason", _TROUBLES)
