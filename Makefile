@@ -9,7 +9,7 @@ ROOTS  := runtime $(if $(wildcard operator/*/*.py),operator) e2e
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format parts parts-kubernetes kubernetes unit long e2e e2e-up e2e-down simulate faults faults-kubernetes soak bench bench-state bench-memory bench-operator crds manifests docs-reference locks clean
+.PHONY: help install demo test lint format parts parts-kubernetes kubernetes unit long e2e e2e-up e2e-down simulate faults faults-kubernetes soak soak-processes bench bench-state bench-memory bench-operator crds manifests docs-reference locks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -70,8 +70,11 @@ faults: $(STAMP) ## kill processes and break storage at random moments, 96 seede
 faults-kubernetes: $(STAMP) ## strike at pods, operator and storage of a whole job on a Kubernetes API for a minute
 	$(BIN)/python tests/kubernetes/run_strikes.py $(ARGS)
 
-soak: $(STAMP) ## ten minutes at a steady rate with a kill every 20 seconds
-	$(BIN)/python tests/faults/soak.py $(ARGS)
+soak: $(STAMP) ## strike at a job on a Kubernetes with real pods, every 20 to 40 seconds for 15 minutes; ARGS="--seconds 60 --seed 7"
+	$(BIN)/python e2e/run.py -k soak --seconds 900 $(ARGS)
+
+soak-processes: $(STAMP) ## ten minutes at a steady rate without Kubernetes, with a kill every 20 seconds
+	$(BIN)/python tests/faults/soak_processes.py $(ARGS)
 
 bench: $(STAMP) ## measure speed and print one table
 	$(BIN)/python bench/run.py $(ARGS)

@@ -21,6 +21,16 @@ from turns import turn
 _EVIDENCE: Final = PROJECT / "out" / "e2e"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seconds", type=int, default=180, help="How long the soak strikes at its job.")
+    parser.addoption("--seed", type=int, help="Decides how the soak strikes; by chance if it is left out.")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The soak comes last: whatever breaks by itself is to be told by its own test."""
+    items.sort(key=lambda item: item.path.stem == "test_soak")
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
     """A Kubernetes with two nodes, up to date; it stays when the tests are over, for `run.py` or whoever brought it up."""

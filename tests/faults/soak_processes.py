@@ -1,4 +1,4 @@
-"""`make soak`: a job at a steady rate for ten minutes, with a kill every 20 seconds.
+"""`make soak-processes`: a job of processes of this machine at a steady rate for ten minutes, with a kill every 20 seconds.
 
 Prints the memory of every kind of process after the first minute and at the end, and what is left when the job has
 ended: processes, sockets and files that belong to nobody any more. Committed output is checked as it comes.

@@ -1,0 +1,228 @@
+"""What may strike a job in a soak, by name: each finds itself a victim, and says whom it has hit.
+
+All are over, and put right, when they return; what they have done to the job need not be. So the next may come while the job
+still recovers from the one before, which then has fewer victims, or none.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Final
+
+import yaml
+
+from cluster.cluster import Cluster
+from cluster.commands import CommandError
+from cluster_s3 import s3_address
+from installation import OPERATOR_NAMESPACE
+from orders_job import OrdersJob
+from strikes import (
+    UnsupportedError,
+    addresses,
+    api_server_away,
+    cut,
+    etcd_paused,
+    kill_container,
+    operator_away,
+    own,
+)
+
+Strike = Callable[[OrdersJob, random.Random], str]
+"""Strikes at the job, with what is left to chance; returns whom it has hit, in a few words.
+
+Raises `MissedError` if there was nobody to hit.
+"""
+
+_MOST_WORKERS: Final = 3
+_FORCED: Final = ("--force", "--grace-period=0")
+
+
+class MissedError(Exception):
+    """There was nobody to hit."""
+
+
+def strikes_on(cluster: Cluster) -> Mapping[str, Strike]:
+    """All strikes that this kind of cluster can be given."""
+    try:
+        own(cluster)
+    except UnsupportedError:
+        return _ANYWHERE
+    return _ANYWHERE | _WITH_MACHINES
+
+
+def _kill_task(job: OrdersJob, chance: random.Random) -> str:
+    return _kill_process(job, "worker", chance)
+
+
+def _kill_coordinator(job: OrdersJob, chance: random.Random) -> str:
+    return _kill_process(job, "coordinator", chance)
+
+
+def _kill_worker_container(job: OrdersJob, chance: random.Random) -> str:
+    return _kill_container(job, "worker", chance)
+
+
+def _kill_coordinator_container(job: OrdersJob, chance: random.Random) -> str:
+    return _kill_container(job, "coordinator", chance)
+
+
+def _delete_worker(job: OrdersJob, chance: random.Random) -> str:
+    return _delete_pod(job, "worker", chance)
+
+
+def _delete_coordinator(job: OrdersJob, chance: random.Random) -> str:
+    return _delete_pod(job, "coordinator", chance)
+
+
+def _delete_operators(job: OrdersJob, chance: random.Random) -> str:
+    """One of the operator's pods, or all."""
+    where = f"--namespace={OPERATOR_NAMESPACE}"
+    names = job.cluster.plane.kubectl("get", "pods", where, "--output=name").split()
+    hit = [chance.choice(sorted(names))] if chance.random() < 0.5 else names
+    job.cluster.plane.kubectl("delete", where, *hit, "--wait=false")
+    return ", ".join(name.removeprefix("pod/") for name in hit)
+
+
+def _cut_workers(job: OrdersJob, chance: random.Random) -> str:
+    return _cut(job, "worker", chance)
+
+
+def _cut_coordinator(job: OrdersJob, chance: random.Random) -> str:
+    return _cut(job, "coordinator", chance)
+
+
+def _cut_storage(job: OrdersJob, chance: random.Random) -> str:
+    pods = list(filter(runs, job.pods()))
+    if not pods:
+        raise MissedError("no pod runs")
+    return _for_a_while(cut(job.cluster, addresses(pods), [s3_address(job.cluster)]), chance, 5, 30)
+
+
+def _take_operators_away(job: OrdersJob, chance: random.Random) -> str:
+    return _for_a_while(operator_away(job.cluster), chance, 10, 40)
+
+
+def _take_api_server_away(job: OrdersJob, chance: random.Random) -> str:
+    return _for_a_while(api_server_away(job.cluster), chance, 2, 20)
+
+
+def _pause_etcd(job: OrdersJob, chance: random.Random) -> str:
+    return _for_a_while(etcd_paused(job.cluster), chance, 5, 30)
+
+
+def _scale(job: OrdersJob, chance: random.Random) -> str:
+    now = int(job.object()["spec"]["parallelism"])
+    wanted = chance.choice([workers for workers in range(1, _MOST_WORKERS + 1) if workers != now])
+    job.kubectl("scale", f"streamjob/{job.name}", f"--replicas={wanted}")
+    return f"{now} → {wanted}"
+
+
+def _upgrade(job: OrdersJob, chance: random.Random) -> str:
+    mode, nonce = chance.choice(("Savepoint", "LastState")), f"{chance.getrandbits(32):08x}"
+    _patch(job, upgrade={"mode": mode}, restartNonce=nonce)
+    return mode
+
+
+def _suspend_and_resume(job: OrdersJob, chance: random.Random) -> str:
+    """The second may come before the first is done."""
+    seconds = chance.uniform(0, 20)
+    _patch(job, suspend=True)
+    time.sleep(seconds)
+    _patch(job, suspend=False)
+    return f"for {seconds:.0f} s"
+
+
+def _savepoint(job: OrdersJob, chance: random.Random) -> str:
+    name, on_delete = f"soak-{chance.getrandbits(32):08x}", chance.choice(("Keep", "Delete"))
+    savepoint = {
+        "apiVersion": "checkdam.dev/v1alpha1",
+        "kind": "Savepoint",
+        "metadata": {"name": name},
+        "spec": {"job": job.name, "onDelete": on_delete},
+    }
+    job.kubectl("create", "--filename=-", stdin=yaml.safe_dump(savepoint))
+    return f"{name}, {on_delete}"
+
+
+_ANYWHERE: Final[dict[str, Strike]] = {
+    "kill a task process": _kill_task,
+    "kill the coordinator's process": _kill_coordinator,
+    "delete a worker pod": _delete_worker,
+    "delete the coordinator pod": _delete_coordinator,
+    "delete operator pods": _delete_operators,
+    "take the operators away": _take_operators_away,
+    "scale": _scale,
+    "upgrade": _upgrade,
+    "suspend and resume": _suspend_and_resume,
+    "take a savepoint": _savepoint,
+}
+_WITH_MACHINES: Final[dict[str, Strike]] = {
+    "kill a worker container": _kill_worker_container,
+    "kill the coordinator's container": _kill_coordinator_container,
+    "cut workers from each other": _cut_workers,
+    "cut workers from the coordinator": _cut_coordinator,
+    "cut the job from S3": _cut_storage,
+    "take the API server away": _take_api_server_away,
+    "pause etcd": _pause_etcd,
+}
+
+
+def _kill_process(job: OrdersJob, component: str, chance: random.Random) -> str:
+    name = str(_victim(job, component, chance)["metadata"]["name"])
+    try:
+        job.kill_process(name)
+    except CommandError as error:
+        raise MissedError(f"{name} could not be entered: {error}") from None
+    return name
+
+
+def _kill_container(job: OrdersJob, component: str, chance: random.Random) -> str:
+    pod = _victim(job, component, chance)
+    try:
+        kill_container(job.cluster, pod)
+    except (KeyError, ProcessLookupError):
+        raise MissedError(f"the container of {pod['metadata']['name']} has just ended") from None
+    return str(pod["metadata"]["name"])
+
+
+def _delete_pod(job: OrdersJob, component: str, chance: random.Random) -> str:
+    name, force = str(_victim(job, component, chance)["metadata"]["name"]), chance.random() < 0.5
+    job.kubectl("delete", "pod", name, "--wait=false", "--ignore-not-found", *(_FORCED if force else ()))
+    return f"{name}{', by force' if force else ''}"
+
+
+def _cut(job: OrdersJob, component: str, chance: random.Random) -> str:
+    workers, others = (list(filter(runs, job.pods(role))) for role in ("worker", component))
+    if not workers or not others or workers == others == workers[:1]:
+        raise MissedError("there are no two to cut from each other")
+    return _for_a_while(cut(job.cluster, addresses(workers), addresses(others)), chance, 5, 30)
+
+
+def _for_a_while(
+    strike: AbstractContextManager[object], chance: random.Random, shortest_s: float, longest_s: float
+) -> str:
+    seconds = chance.uniform(shortest_s, longest_s)
+    with strike:
+        time.sleep(seconds)
+    return f"for {seconds:.0f} s"
+
+
+def _patch(job: OrdersJob, **spec: Any) -> None:
+    job.kubectl("patch", f"streamjob/{job.name}", "--type=merge", f"--patch={json.dumps({'spec': spec})}")
+
+
+def _victim(job: OrdersJob, component: str, chance: random.Random) -> dict[str, Any]:
+    there = sorted(filter(runs, job.pods(component)), key=lambda pod: str(pod["metadata"]["name"]))
+    if not there:
+        raise MissedError(f"no {component} runs")
+    return chance.choice(there)
+
+
+def runs(pod: dict[str, Any]) -> bool:
+    """Whether all containers of a pod run."""
+    statuses = pod["status"].get("containerStatuses", [])
+    return bool(statuses) and all("running" in status["state"] for status in statuses)
