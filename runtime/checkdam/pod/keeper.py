@@ -9,6 +9,7 @@ It gives up, and leaves the rest to the kubelet and the operator, only when the 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -49,6 +50,8 @@ class Keeper:
     def run(self) -> int:
         """Returns the exit code of the pod's container: that of the child if it was told to end, 1 if the child cannot start."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+        # A child that looks for garbage among what was imported here would copy all the memory that it shares with this process.
+        gc.freeze()
         respawn = Respawn()
         while True:
             began_s, kills = time.monotonic(), memory_kills()
