@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from cluster.control_machine import start_api_server, until_api_answers
 from cluster.layout import CGROUP, NODES, Machine
 from cluster.own_cluster import OwnCluster
 from installation import OPERATOR, OPERATOR_NAMESPACE, until_operator_runs
+
+Packets = Callable[[], int]
+"""Says how many packets have been stopped so far."""
 
 
 class UnsupportedError(Exception):
@@ -107,36 +110,60 @@ def etcd_paused(cluster: Cluster) -> Iterator[None]:
 
 
 @contextmanager
-def cut(cluster: Cluster, some: Iterable[str], others: Iterable[str]) -> Iterator[None]:
+def cut(cluster: Cluster, some: Iterable[str], others: Iterable[str]) -> Iterator[Packets]:
     """Nothing passes between the pods with some addresses and those with others, without a word to either.
 
     Raises:
         UnsupportedError: The nodes' packet filters are not ours.
     """
+    with _filtered(cluster, some, others, "-j", "DROP") as packets:
+        yield packets
+
+
+@contextmanager
+def refused(cluster: Cluster, some: Iterable[str], others: Iterable[str]) -> Iterator[Packets]:
+    """Between the pods with some addresses and those with others connections break, and none can be made, as if nobody listened.
+
+    Raises:
+        UnsupportedError: The nodes' packet filters are not ours.
+    """
+    rule = ("-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset")
+    with _filtered(cluster, some, others, *rule) as packets:
+        yield packets
+
+
+@contextmanager
+def _filtered(cluster: Cluster, some: Iterable[str], others: Iterable[str], *rule: str) -> Iterator[Packets]:
+    """Each node does what the rule says with packets in either direction."""
     mine = own(cluster)
     others = list(others)
     pairs = [pair for one in some for other in others if one != other for pair in ((one, other), (other, one))]
     with ExitStack() as stack:
-        for node in NODES:
-            stack.enter_context(_dropped(mine, node, pairs))
-        yield
+        counts = [stack.enter_context(_chain(mine, node, pairs, rule)) for node in NODES]
+        yield lambda: sum(count() for count in counts)
 
 
 @contextmanager
-def _dropped(cluster: OwnCluster, node: Machine, pairs: Iterable[tuple[str, str]]) -> Iterator[None]:
+def _chain(
+    cluster: OwnCluster, node: Machine, pairs: Iterable[tuple[str, str]], rule: Sequence[str]
+) -> Iterator[Packets]:
     """In a chain of its own, so that whatever happens all of it can be taken away."""
     chain = f"CUT-{uuid.uuid4().hex[:12]}"
 
-    def iptables(*arguments: str) -> None:
-        cluster.machines.run(node, "iptables", "--wait", *arguments)
+    def iptables(*arguments: str) -> str:
+        return cluster.machines.run(node, "iptables", "--wait", *arguments)
+
+    def count() -> int:
+        _, _, *rows = iptables("-nvxL", chain).splitlines()
+        return sum(int(row.split()[0]) for row in rows)
 
     iptables("-N", chain)
     try:
         for source, destination in pairs:
-            iptables("-A", chain, "-s", source, "-d", destination, "-j", "DROP")
+            iptables("-A", chain, "-s", source, "-d", destination, *rule)
         iptables("-I", "FORWARD", "-j", chain)
         try:
-            yield
+            yield count
         finally:
             iptables("-D", "FORWARD", "-j", chain)
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,13 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Delay:
+    """It is passed on, and answered, so many seconds later."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Request:
     """What a plan decides on.
 
@@ -61,7 +69,8 @@ class Request:
     query: Mapping[str, str]
 
 
-Plan = Callable[[Request], Fault | Refusal]
+Trouble = Fault | Refusal | Delay
+Plan = Callable[[Request], Trouble]
 
 
 def works(request: Request) -> Fault:
@@ -79,13 +88,13 @@ class FaultyProxy:
     """
 
     def __init__(self, target: str, server: ThreadingHTTPServer) -> None:
-        self.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+        self.endpoint = f"http://{server.server_address[0]!s}:{server.server_address[1]}"
         self.plan: Plan = works
-        self.seen: list[tuple[Request, Fault | Refusal]] = []
+        self.seen: list[tuple[Request, Trouble]] = []
         self._target = urlsplit(target).netloc
         self._lock = threading.Lock()
 
-    def decide(self, method: str, target: str) -> Fault | Refusal:
+    def decide(self, method: str, target: str) -> Trouble:
         """What happens to a request."""
         url = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
@@ -111,9 +120,14 @@ class FaultyProxy:
 
 
 @contextmanager
-def faulty_proxy(target: str) -> Iterator[FaultyProxy]:
-    """A proxy in front of the server at `target`, for as long as the context is open."""
-    server = _Server(("127.0.0.1", 0), _Handler)
+def faulty_proxy(target: str, address: str = "127.0.0.1") -> Iterator[FaultyProxy]:
+    """A proxy in front of the server at `target`, for as long as the context is open.
+
+    Args:
+        target: Url of the true server.
+        address: Where the proxy listens.
+    """
+    server = _Server((address, 0), _Handler)
     server.proxy = proxy = FaultyProxy(target, server)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
@@ -148,6 +162,9 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, Refusal):
             self._refuse(fault)
             return
+        if isinstance(fault, Delay):
+            time.sleep(fault.seconds)
+            fault = Fault.NONE
         if fault in (Fault.SILENT, Fault.LATE):
             self._await_hang_up()
         if fault not in (Fault.RESET_BEFORE, Fault.SILENT):

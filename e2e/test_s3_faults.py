@@ -1,0 +1,95 @@
+"""S3 that cannot be reached, is slow or answers with errors: it is told with its remedy, is over when it is over, and output stays right."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from faulty_proxy import Delay, FaultyProxy, Refusal, faulty_proxy, works
+
+from cluster.cluster import Cluster
+from cluster_s3 import s3_address, s3_of
+from s3_orders_job import S3OrdersJob
+from strikes import addresses, cut, refused
+
+_TOLERANT: Final = {"tolerableFailures": 100}
+
+
+@pytest.fixture
+def applied(checkdam: Cluster, shared_folder: Path, namespaces: Callable[[], str]) -> Callable[..., S3OrdersJob]:
+    """Applies a job in a namespace of its own."""
+
+    def apply(checkpoint: dict[str, Any], **attributes: Any) -> S3OrdersJob:
+        name, bucket = namespaces(), s3_of(checkdam).new_bucket().name
+        job = S3OrdersJob(checkdam, name, bucket=bucket, folder=shared_folder / name, **attributes)
+        job.apply(checkpoint=checkpoint, args={"rate": 500})
+        return job
+
+    return apply
+
+
+@pytest.fixture
+def proxy(checkdam: Cluster) -> Iterator[FaultyProxy]:
+    """A server of its own for one job, as far as that can tell: it is the cluster's, and does what `plan` says."""
+    with faulty_proxy(checkdam.s3_outside, checkdam.computer) as running:
+        yield running
+
+
+def _until_well(job: S3OrdersJob) -> None:
+    job.wait("condition=Ready")
+    job.wait("condition=CheckpointHealthy")
+    job.until_more(job.check() + 1000)
+
+
+@pytest.mark.usefixtures("machines")
+def test_jobs_that_cannot_reach_s3_say_so_and_go_on_when_they_can(applied: Callable[..., S3OrdersJob]) -> None:
+    tolerant, strict = applied(_TOLERANT), applied({})
+    _until_well(tolerant)
+    _until_well(strict)
+    server, attempt = [s3_address(tolerant.cluster)], tolerant.object()["status"]["attempt"]
+    pods, others = addresses(tolerant.pods()), addresses(strict.pods())
+    for seconds in (5, 60):
+        until_s = time.monotonic() + seconds
+        with (
+            cut(tolerant.cluster, pods, server) as dropped,
+            refused(strict.cluster, others, server) as answered,
+        ):
+            if seconds > 5:
+                tolerant.wait("condition=CheckpointHealthy=false")
+                message = tolerant.condition("CheckpointHealthy")["message"]
+                assert "cannot be reached" in message or "did not answer in time" in message
+                strict.wait("condition=Stalled")
+                message = strict.condition("Stalled")["message"]
+                assert "cannot be reached" in message
+            time.sleep(max(0, until_s - time.monotonic()))
+            assert dropped() > 0
+            assert answered() > 0
+        _until_well(tolerant)
+        _until_well(strict)
+    assert tolerant.object()["status"]["attempt"] == attempt
+    strict.wait("condition=Stalled=false")
+
+
+def test_a_job_whose_s3_server_answers_with_errors_says_so_and_one_that_is_slow_is_waited_for(
+    proxy: FaultyProxy, applied: Callable[..., S3OrdersJob]
+) -> None:
+    job = applied(_TOLERANT, endpoint=proxy.endpoint)
+    _until_well(job)
+    status = job.object()["status"]
+    proxy.plan = lambda request: Refusal(503, "SlowDown")
+    job.wait("condition=CheckpointHealthy=false")
+    message = job.condition("CheckpointHealthy")["message"]
+    assert "the server answers SlowDown" in message
+    assert "look at the server" in message
+    proxy.plan = works
+    _until_well(job)
+    proxy.plan = lambda request: Delay(2.0)
+    job.until_more(job.check() + 4000)
+    assert job.condition("CheckpointHealthy")["status"] == "True"
+    proxy.plan = works
+    _until_well(job)
+    after = job.object()["status"]
+    assert (after["attempt"], after["restarts"]) == (status["attempt"], status["restarts"])
