@@ -9,7 +9,7 @@ ROOTS  := runtime $(if $(wildcard operator/*/*.py),operator) e2e
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format parts parts-kubernetes kubernetes unit long e2e e2e-up e2e-down simulate faults faults-kubernetes soak soak-processes bench bench-state bench-memory bench-operator crds manifests docs-reference locks clean
+.PHONY: help install demo test lint format parts parts-kubernetes kubernetes unit long e2e e2e-up e2e-down simulate faults faults-kubernetes soak soak-processes bench bench-state bench-memory bench-e2e bench-operator crds manifests docs-reference locks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -85,6 +85,9 @@ bench-state: $(STAMP) ## measure storing, restoring and moving state, on a real 
 bench-memory: $(STAMP) ## measure whether RocksDB state of 5 GiB stays within 256 MiB of memory
 	$(BIN)/python bench/state_memory.py
 	$(BIN)/python bench/job_memory.py
+
+bench-e2e: $(STAMP) ## measure starts, failures and changes of a job on a Kubernetes with real pods, beside a bare pod
+	$(BIN)/python bench/e2e.py $(ARGS)
 
 bench-operator: parts-kubernetes ## measure the operator with 1,000 jobs, on a real API server
 	$(BIN)/python bench/operator_scale.py $(ARGS)
