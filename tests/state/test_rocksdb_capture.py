@@ -7,13 +7,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from state_backends import Workshop, content, delete, spec, store
 
 from checkdam.state import rocksdb_capture
 from checkdam.state.rocksdb import RocksDbBackend
-from checkdam.state.rocksdb_capture import Capture
+from checkdam.state.rocksdb_capture import ABSENT, Capture
 
 KEYS = 3_000
 SPEC = spec("t")
@@ -30,9 +31,9 @@ def test_a_cell_is_fetched_once_and_before_it_changes() -> None:
     cells = dict.fromkeys(range(10), 0)
     asked: list[int] = []
 
-    def look_up(keys: list[int]) -> list[int | None]:
+    def look_up(keys: list[int]) -> list[Any]:
         asked.extend(keys)
-        return [cells.get(key) for key in keys]
+        return [cells.get(key, ABSENT) for key in keys]
 
     capture = Capture({*range(10), 77}, look_up)
     capture.before_change([3, 4, 99])
@@ -41,8 +42,9 @@ def test_a_cell_is_fetched_once_and_before_it_changes() -> None:
     with capture.lock:
         capture.before_loss([(5, cells.pop(5)), (3, cells.pop(3)), (88, 8)])
     assert not capture.complete
-    keys, found = capture.rest()
-    assert dict(zip(keys, found, strict=True)) == {**dict.fromkeys(range(10), 0), 77: None}
+    captured = capture.rest()
+    assert dict(zip(captured.keys, captured.cells, strict=True)) == dict.fromkeys(range(10), 0)
+    assert captured.gone == [77]
     assert sorted(asked) == [0, 1, 2, 3, 4, 6, 7, 8, 9, 77]
     assert capture.complete
 
@@ -53,8 +55,8 @@ def test_a_settled_capture_needs_its_cells_no_more() -> None:
     capture.settle()
     assert capture.complete
     cells.clear()
-    keys, found = capture.rest()
-    assert dict(zip(keys, found, strict=True)) == {"a": 1, "b": 2}
+    captured = capture.rest()
+    assert dict(zip(captured.keys, captured.cells, strict=True)) == {"a": 1, "b": 2}
 
 
 def test_nothing_is_to_be_fetched_of_no_keys() -> None:

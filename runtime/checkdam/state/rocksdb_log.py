@@ -35,9 +35,6 @@ LOG_FILES: Final = 32
 LOG_GROWTH: Final = 2
 """Times the rows of its first file that the others may have together: so much longer than necessary a restore may take."""
 
-ABSENT: Final[Any] = object()
-"""In place of the cell of a key that has none any more."""
-
 _FREE_ROWS: Final = 4_096
 """Rows that may be added in any case."""
 
@@ -72,7 +69,7 @@ class FrozenChanges:
         spec: The table.
         now_ms: The update time of cells that have none.
         outdated: What is void of earlier files of the log; `None` where it begins anew.
-        runs: Namespaces, and of each the keys that have changed with their cells, or ABSENT.
+        runs: Namespaces, and of each the keys that have changed.
     """
 
     spec: TableSpec
@@ -89,11 +86,7 @@ class FrozenChanges:
         runs: list[ChangeRun] = []
         cells_of: dict[int, Iterator[Any]] = {}
         for namespace, captured in self.runs:
-            keys, cells = captured.rest()
-            gone = [key for key, cell in zip(keys, cells, strict=True) if cell is ABSENT]
-            if gone:
-                keys = [key for key, cell in zip(keys, cells, strict=True) if cell is not ABSENT]
-                cells = [cell for cell in cells if cell is not ABSENT]
+            keys, cells, gone = captured.rest()
             runs.append((namespace, keys, gone))
             cells_of[namespace] = iter(cells)
         yield from encode_changes(

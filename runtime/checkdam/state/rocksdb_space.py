@@ -13,8 +13,7 @@ from typing import Any
 
 from checkdam.state.base import Key
 from checkdam.state.rocksdb_cache import Changes
-from checkdam.state.rocksdb_capture import Capture
-from checkdam.state.rocksdb_log import ABSENT
+from checkdam.state.rocksdb_capture import ABSENT, Capture
 
 
 class Space:

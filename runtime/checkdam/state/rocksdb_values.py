@@ -28,8 +28,8 @@ from checkdam.state.columns import (
     decode_rows,
 )
 from checkdam.state.rocksdb_cache import EVICTION_ENTRIES, CacheBudget, Changes
-from checkdam.state.rocksdb_capture import Capture
-from checkdam.state.rocksdb_log import ABSENT, FrozenChanges, LogReader, Outdated
+from checkdam.state.rocksdb_capture import ABSENT, Capture
+from checkdam.state.rocksdb_log import FrozenChanges, LogReader, Outdated
 from checkdam.state.rocksdb_rows import (
     GROUP_BYTES,
     SPACE_BYTES,
