@@ -21,6 +21,8 @@ from cluster.requirements import EXIT_UNAVAILABLE, UnavailableError
 from turns import turn
 
 FOLDER: Final = Path(__file__).resolve().parent
+_OPTIONS: Final = ("-v", "-m", "not long", "-n", "3", "--dist", "worksteal", "--durations=0", "--durations-min=5")
+"""Three at a time: tests wait more than they work."""
 
 
 def main(arguments: list[str]) -> int:
@@ -34,7 +36,7 @@ def main(arguments: list[str]) -> int:
     try:
         with turn(locks, alone=False):
             cluster.up(_say)
-        ended = int(pytest.main([str(FOLDER), "-v", "-m", "not long", *arguments]))
+        ended = int(pytest.main([str(FOLDER), *_OPTIONS, *arguments]))
     except UnavailableError as error:
         print(error, file=sys.stderr)
         return EXIT_UNAVAILABLE
