@@ -22,9 +22,14 @@ _EXAMPLE: Final = EXAMPLES / NAME
 
 @dataclass(frozen=True)
 class OrdersJob(ClusterJob):
-    """The example in a namespace of a cluster."""
+    """The example in a namespace of a cluster.
+
+    Attributes:
+        results: The folder with its receipts, on its volume.
+    """
 
     name: str = NAME
+    results: str = "results"
 
     def apply(self, **spec: Any) -> None:
         """Apply the example as its folder has it.
@@ -41,7 +46,7 @@ class OrdersJob(ClusterJob):
     @cached_property
     def output(self) -> Path:
         """The folder with the receipts, as this computer sees it. The API server is asked once only."""
-        return self.volume(NAME) / "results"
+        return self.volume(NAME) / self.results
 
     def check(self) -> int:
         """How many receipts there are, none of which is missing or comes twice."""
