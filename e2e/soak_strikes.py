@@ -15,10 +15,12 @@ from typing import Any, Final
 
 import yaml
 
+from checkdam_operator.resources.names import JOB_LABEL
 from cluster.cluster import Cluster
 from cluster.commands import CommandError
 from cluster_s3 import s3_address
 from installation import OPERATOR_NAMESPACE
+from node_strikes import drained, frozen, nodes
 from orders_job import OrdersJob
 from strikes import (
     UnsupportedError,
@@ -102,6 +104,24 @@ def _cut_storage(job: OrdersJob, chance: random.Random) -> str:
     return _for_a_while(cut(job.cluster, addresses(pods), [s3_address(job.cluster)]), chance, 5, 30)
 
 
+def _drain(job: OrdersJob, chance: random.Random) -> str:
+    """Budgets for disruption may hold it back for as long as the job has not recovered from what was before."""
+    node = chance.choice(nodes(job.cluster))
+    try:
+        lasted = _for_a_while(drained(job.cluster, node, f"{JOB_LABEL}={job.name}"), chance, 5, 20)
+    except CommandError as error:
+        if "timed out" not in str(error) and "timeout" not in str(error):
+            raise
+        raise MissedError(f"the pods of {node} could not be evicted in time") from None
+    return f"{node}, {lasted}"
+
+
+def _freeze(job: OrdersJob, chance: random.Random) -> str:
+    """The last node; the first has what the job needs from outside."""
+    node = nodes(job.cluster)[-1]
+    return f"{node}, {_for_a_while(frozen(job.cluster, node), chance, 20, 45)}"
+
+
 def _take_operators_away(job: OrdersJob, chance: random.Random) -> str:
     return _for_a_while(operator_away(job.cluster), chance, 10, 40)
 
@@ -154,6 +174,7 @@ _ANYWHERE: Final[dict[str, Strike]] = {
     "delete a worker pod": _delete_worker,
     "delete the coordinator pod": _delete_coordinator,
     "delete operator pods": _delete_operators,
+    "drain a node": _drain,
     "take the operators away": _take_operators_away,
     "scale": _scale,
     "upgrade": _upgrade,
@@ -166,6 +187,7 @@ _WITH_MACHINES: Final[dict[str, Strike]] = {
     "cut workers from each other": _cut_workers,
     "cut workers from the coordinator": _cut_coordinator,
     "cut the job from S3": _cut_storage,
+    "freeze a node": _freeze,
     "take the API server away": _take_api_server_away,
     "pause etcd": _pause_etcd,
 }
