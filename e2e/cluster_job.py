@@ -51,6 +51,10 @@ class ClusterJob:
         """The StreamJob as the API server has it."""
         return dict(json.loads(self.kubectl("get", "streamjob", self.name, "--output=json")))
 
+    def patch(self, **spec: Any) -> None:
+        """Change parts of the StreamJob's `spec`; what is None is taken out."""
+        self.kubectl("patch", "streamjob", self.name, "--type=merge", f"--patch={json.dumps({'spec': spec})}")
+
     def condition(self, kind: str) -> dict[str, Any]:
         """A condition of the StreamJob, which it has."""
         return next(dict(found) for found in self.object()["status"]["conditions"] if found["type"] == kind)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pytest
-import yaml
 
 from cluster.cluster import Cluster
+from job_savepoints import ask, completed
 from orders_job import NAME, OrdersJob
 from strikes import operator_away
 
@@ -75,10 +75,8 @@ def test_jobs_and_savepoints_are_deleted_where_neither_operator_nor_coordinator_
 ) -> None:
     job = OrdersJob(checkdam, namespace)
     beside = start(job)
-    savepoint = {"apiVersion": "checkdam.dev/v1alpha1", "kind": "Savepoint", "metadata": {"name": "last"}}
-    spec = {"job": NAME, "onDelete": "Delete"}
-    job.kubectl("create", "--filename=-", stdin=yaml.safe_dump(savepoint | {"spec": spec}))
-    job.kubectl("wait", "savepoint/last", "--for=condition=Ready", "--timeout=120s")
+    ask(job, "last", onDelete="Delete")
+    completed(job, "last")
     with operator_away(checkdam):
         job.kubectl("delete", "pod", *job.names("coordinator"), "--force", "--grace-period=0", "--wait=false")
         job.kubectl("delete", "savepoints,streamjobs", "--all", _AT_ONCE)

@@ -11,6 +11,7 @@ import yaml
 
 from cluster.cluster import Cluster
 from cluster_job import ClusterJob
+from job_savepoints import ask, completed
 from orders_job import NAME, OrdersJob
 
 _COUNT: Final = 50_000
@@ -18,18 +19,6 @@ _STORAGE: Final = "file:///checkpoints/"
 """The volume of the example, as its job names it."""
 _SCHEDULED: Final = "checkdam.dev/scheduled=true"
 _KEPT: Final = 2
-
-
-def ask(job: ClusterJob, name: str, **spec: Any) -> None:
-    """Create a Savepoint of the job."""
-    body = {"apiVersion": "checkdam.dev/v1alpha1", "kind": "Savepoint", "metadata": {"name": name}}
-    job.kubectl("create", "--filename=-", stdin=yaml.safe_dump(body | {"spec": {"job": job.name, **spec}}))
-
-
-def completed(job: ClusterJob, name: str) -> dict[str, Any]:
-    """The status of a Savepoint once it is completed."""
-    job.kubectl("wait", f"savepoint/{name}", "--for=condition=Ready", "--timeout=120s")
-    return dict(json.loads(job.kubectl("get", "savepoint", name, "--output=json"))["status"])
 
 
 def scheduled(job: ClusterJob) -> dict[str, dict[str, Any]]:
@@ -76,8 +65,7 @@ def test_a_savepoint_disturbs_no_job_and_another_job_goes_on_from_it_with_each_o
     body = {"apiVersion": "checkdam.dev/v1alpha1", "kind": "StreamJob", "metadata": {"name": trial.name}, "spec": spec}
     trial.kubectl("apply", "--filename=-", stdin=yaml.safe_dump(body))
     trial.wait("condition=Stalled")
-    stalled = next(found for found in trial.object()["status"]["conditions"] if found["type"] == "Stalled")
-    assert "`spec.allowNonRestoredState: true`" in stalled["message"]
+    assert "`spec.allowNonRestoredState: true`" in trial.condition("Stalled")["message"]
     spec["allowNonRestoredState"] = True
     trial.kubectl("apply", "--filename=-", stdin=yaml.safe_dump(body))
     trial.wait("jsonpath={.status.state}=Completed")
@@ -106,15 +94,15 @@ def test_savepoints_by_the_clock_are_kept_as_many_as_the_spec_says_and_files_go_
     first = job.until(lambda: next(iter(scheduled(job)), None), "savepoint by the clock")
     job.kubectl("wait", f"savepoint/{first}", "--for=delete", "--timeout=120s")
 
-    job.kubectl("patch", "streamjob", NAME, "--type=merge", '--patch={"spec": {"savepoints": {"interval": ""}}}')
+    job.patch(savepoints={"interval": ""})
     kept = job.until(lambda: _kept(job, mine), f"{_KEPT} savepoints by the clock, and no files but theirs and mine")
     # Nothing waits for a job that is away: what is to go is noted, and goes when the job is back.
-    job.kubectl("patch", "streamjob", NAME, "--type=merge", '--patch={"spec": {"suspend": true}}')
+    job.patch(suspend=True)
     job.wait("jsonpath={.status.state}=Suspended")
     gone, stays = sorted(kept)
     job.kubectl("delete", "savepoint", gone, "mine", "--timeout=10s")
     assert kept[gone].exists()
-    job.kubectl("patch", "streamjob", NAME, "--type=merge", '--patch={"spec": {"suspend": false}}')
+    job.patch(suspend=False)
     job.until(lambda: True if not kept[gone].exists() else None, "end of the files of the savepoint that is gone")
     assert (kept[stays] / "_metadata").exists()
     assert (mine / "_metadata").exists()
