@@ -71,7 +71,7 @@ faults-kubernetes: $(STAMP) ## strike at pods, operator and storage of a whole j
 	$(BIN)/python tests/kubernetes/run_strikes.py $(ARGS)
 
 soak: $(STAMP) ## strike at a job on a Kubernetes with real pods, every 20 to 40 seconds for 15 minutes; ARGS="--seconds 60 --seed 7"
-	$(BIN)/python e2e/run.py -k soak --seconds 900 $(ARGS)
+	$(BIN)/python e2e/run.py -n 0 --dist no -k soak --seconds 900 $(ARGS)
 
 soak-processes: $(STAMP) ## ten minutes at a steady rate without Kubernetes, with a kill every 20 seconds
 	$(BIN)/python tests/faults/soak_processes.py $(ARGS)

@@ -112,3 +112,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         collect(folder, chosen_cluster(), [OPERATOR_NAMESPACE, *namespaces])
         report.sections.append(("evidence", f"in {folder}"))  # type: ignore[attr-defined]
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have to report beside whether they passed, wherever they ran."""
+    for found in terminalreporter.stats.values():
+        for test in (each for each in found if isinstance(each, pytest.TestReport) and each.when == "call"):
+            for text in (str(value) for name, value in test.user_properties if name == "report"):
+                terminalreporter.write_sep("=", test.location[2])
+                terminalreporter.write_line(text)

@@ -35,5 +35,5 @@ def test_a_job_outlives_whatever_strikes_it_and_leaves_nothing_behind(
         job = S3OrdersJob(checkdam, namespace, bucket=s3_of(checkdam).new_bucket().name, folder=shared_folder)
         soak(job, seconds, report, say)
     finally:
-        say(report.text())
+        request.node.user_properties.append(("report", report.text()))
     assert not report.problems
