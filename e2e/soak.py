@@ -121,7 +121,7 @@ def _delete_savepoints(job: OrdersJob) -> list[str]:
 
 def _suspend(job: OrdersJob, say: Say) -> None:
     say("suspending the job")
-    job.kubectl("patch", f"streamjob/{NAME}", "--type=merge", '--patch={"spec":{"suspend":true}}')
+    job.patch(suspend=True)
     job.wait("jsonpath={.status.state}=Suspended")
     job.kubectl("wait", "pods", "--all", "--for=delete", "--timeout=90s")
 

@@ -6,20 +6,18 @@ still recovers from the one before, which then has fewer victims, or none.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-import yaml
-
 from checkdam_operator.resources.names import JOB_LABEL
 from cluster.cluster import Cluster
 from cluster.commands import CommandError
 from cluster_s3 import s3_address
 from installation import OPERATOR_NAMESPACE
+from job_savepoints import ask
 from node_strikes import drained, frozen, nodes
 from orders_job import OrdersJob
 from strikes import (
@@ -143,28 +141,22 @@ def _scale(job: OrdersJob, chance: random.Random) -> str:
 
 def _upgrade(job: OrdersJob, chance: random.Random) -> str:
     mode, nonce = chance.choice(("Savepoint", "LastState")), f"{chance.getrandbits(32):08x}"
-    _patch(job, upgrade={"mode": mode}, restartNonce=nonce)
+    job.patch(upgrade={"mode": mode}, restartNonce=nonce)
     return mode
 
 
 def _suspend_and_resume(job: OrdersJob, chance: random.Random) -> str:
     """The second may come before the first is done."""
     seconds = chance.uniform(0, 20)
-    _patch(job, suspend=True)
+    job.patch(suspend=True)
     time.sleep(seconds)
-    _patch(job, suspend=False)
+    job.patch(suspend=False)
     return f"for {seconds:.0f} s"
 
 
 def _savepoint(job: OrdersJob, chance: random.Random) -> str:
     name, on_delete = f"soak-{chance.getrandbits(32):08x}", chance.choice(("Keep", "Delete"))
-    savepoint = {
-        "apiVersion": "checkdam.dev/v1alpha1",
-        "kind": "Savepoint",
-        "metadata": {"name": name},
-        "spec": {"job": job.name, "onDelete": on_delete},
-    }
-    job.kubectl("create", "--filename=-", stdin=yaml.safe_dump(savepoint))
+    ask(job, name, onDelete=on_delete)
     return f"{name}, {on_delete}"
 
 
@@ -231,10 +223,6 @@ def _for_a_while(
     with strike:
         time.sleep(seconds)
     return f"for {seconds:.0f} s"
-
-
-def _patch(job: OrdersJob, **spec: Any) -> None:
-    job.kubectl("patch", f"streamjob/{job.name}", "--type=merge", f"--patch={json.dumps({'spec': spec})}")
 
 
 def _victim(job: OrdersJob, component: str, chance: random.Random) -> dict[str, Any]:

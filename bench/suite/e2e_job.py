@@ -79,11 +79,6 @@ class SteadyJob(ClusterJob):
         self.cluster.plane.call("POST", f"{_API}/namespaces/{self.namespace}/streamjobs", body)
         return asked_s
 
-    def patch(self, **spec: Any) -> None:
-        """Change the spec."""
-        path = f"{_API}/namespaces/{self.namespace}/streamjobs/{self.name}"
-        self.cluster.plane.call("PATCH", path, {"spec": spec}, "application/merge-patch+json")
-
     @cached_property
     def folder(self) -> Path:
         """Where its output appears, as this computer sees it."""
