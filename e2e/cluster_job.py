@@ -59,6 +59,11 @@ class ClusterJob:
         """A condition of the StreamJob, which it has."""
         return next(dict(found) for found in self.object()["status"]["conditions"] if found["type"] == kind)
 
+    def stalled(self, reason: str) -> str:
+        """The message of the condition `Stalled`, once it has this reason."""
+        self.wait(f"jsonpath={{.status.conditions[?(@.type=='Stalled')].reason}}={reason}")
+        return str(self.condition("Stalled")["message"])
+
     def pods(self, component: str = "") -> list[dict[str, Any]]:
         """Its pods that are not being deleted; `coordinator` or `worker` alone."""
         labels = f"{_JOB}={self.name}" + (f",{_COMPONENT}={component}" if component else "")

@@ -17,12 +17,6 @@ _TROUBLES: dict[str, tuple[dict[str, Any], str]] = {
 """Reason → what is wrong with the spec, and what the message names."""
 
 
-def _stalled(job: OrdersJob, reason: str) -> str:
-    """The message of the condition, once the job has it."""
-    job.wait(f"jsonpath={{.status.conditions[?(@.type=='Stalled')].reason}}={reason}")
-    return str(job.condition("Stalled")["message"])
-
-
 @pytest.mark.parametrize("reason", _TROUBLES)
 def test_pods_that_cannot_start_are_told_with_a_remedy_until_the_spec_is_corrected(
     checkdam: Cluster, namespace: str, reason: str
@@ -30,7 +24,7 @@ def test_pods_that_cannot_start_are_told_with_a_remedy_until_the_spec_is_correct
     job = OrdersJob(checkdam, namespace)
     wrong, named = _TROUBLES[reason]
     job.apply(**wrong)
-    assert named in _stalled(job, reason)
+    assert named in job.stalled(reason)
     job.apply()
     job.wait("condition=Ready")
     job.until_more(0)
@@ -40,7 +34,7 @@ def test_a_quota_that_is_exhausted_is_told_until_it_is_raised(checkdam: Cluster,
     job = OrdersJob(checkdam, namespace)
     job.kubectl("create", "quota", "few", "--hard=pods=1")
     job.apply()
-    assert "raise the quota" in _stalled(job, "QuotaExceeded")
+    assert "raise the quota" in job.stalled("QuotaExceeded")
     job.kubectl("delete", "quota", "few")
     job.wait("condition=Ready")
     job.until_more(0)
@@ -49,7 +43,7 @@ def test_a_quota_that_is_exhausted_is_told_until_it_is_raised(checkdam: Cluster,
 def test_a_program_that_ends_again_and_again_is_told_until_it_is_corrected(checkdam: Cluster, namespace: str) -> None:
     job = OrdersJob(checkdam, namespace)
     job.apply(worker={"env": [{"name": "PYTHONHOME", "value": "/nowhere"}]})
-    assert "kubectl logs" in _stalled(job, "CrashLoop")
+    assert "kubectl logs" in job.stalled("CrashLoop")
     job.apply()
     job.wait("condition=Ready")
     job.until_more(0)

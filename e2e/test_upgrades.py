@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any, Final
 
@@ -32,7 +31,7 @@ def test_edits_of_image_config_and_args_go_on_with_the_state_that_the_job_was_st
     _until_kept(job)
     # No order above this number is read before the edit: a thousand come each second.
     count = job.check() + 30_000
-    _patch(job, program={"args": {"count": count, "rate": 10_000}})
+    job.patch(program={"args": {"count": count, "rate": 10_000}})
     job.wait("jsonpath={.status.state}=Completed")
     assert job.check() == count
 
@@ -51,7 +50,7 @@ def test_stateless_edits_of_image_config_and_args_commit_what_there_is_and_start
 
 
 def test_a_suspended_job_has_no_pods_and_goes_on_where_it_was_as_its_spec_is_then(job: OrdersJob) -> None:
-    _patch(job, suspend=True)
+    job.patch(suspend=True)
     job.wait("jsonpath={.status.state}=Suspended")
     job.kubectl("wait", "pods", "--all", "--for=delete", "--timeout=90s")
     job.wait("condition=Ready")
@@ -67,22 +66,22 @@ def test_a_suspended_job_has_no_pods_and_goes_on_where_it_was_as_its_spec_is_the
 
 def test_wrong_edits_are_told_and_rolled_back_and_the_next_right_one_is_deployed(job: OrdersJob) -> None:
     right = job.object()["spec"]["program"]["entrypoint"]
-    _patch(job, program={"entrypoint": "orders:absent"})
-    assert "absent" in _stalled(job, "RolledBack")
+    job.patch(program={"entrypoint": "orders:absent"})
+    assert "absent" in job.stalled("RolledBack")
     job.until_more(job.check() + 1000)
-    assert _status(job, "Ready") == "False"
+    assert job.condition("Ready")["status"] == "False"
     rolled_back = job.names()
     _deploy(job, program={"entrypoint": right})
-    assert _status(job, "Stalled") == "False"
+    assert job.condition("Stalled")["status"] == "False"
     assert job.names() == rolled_back
 
-    _patch(job, image=ABSENT_IMAGE, upgrade={"progressDeadline": "15s"})
-    assert ABSENT_IMAGE in _stalled(job, "ImagePullFailed")
-    assert ABSENT_IMAGE in _stalled(job, "RolledBack")
+    job.patch(image=ABSENT_IMAGE, upgrade={"progressDeadline": "15s"})
+    assert ABSENT_IMAGE in job.stalled("ImagePullFailed")
+    assert ABSENT_IMAGE in job.stalled("RolledBack")
     job.until_more(job.check() + 1000)
-    assert _status(job, "Ready") == "False"
+    assert job.condition("Ready")["status"] == "False"
     _deploy(job, image=IMAGE, upgrade={"progressDeadline": None})
-    assert _status(job, "Stalled") == "False"
+    assert job.condition("Stalled")["status"] == "False"
     assert _images(job) == {IMAGE}
     job.until_more(job.check() + 1000)
 
@@ -91,7 +90,7 @@ def test_a_version_that_had_worked_is_not_rolled_back_and_goes_on_when_its_spec_
     _deploy(job, restart={"strategy": "Never"})
     job.until_more(job.check() + 3000)
     job.kill_process(job.names("worker")[0])
-    assert "spec.restartNonce" in _stalled(job, "JobFailed")
+    assert "spec.restartNonce" in job.stalled("JobFailed")
     job.kubectl("wait", "pods", "--all", "--for=delete", "--timeout=90s")
     written = job.check()
     _deploy(job, restartNonce="again")
@@ -104,25 +103,20 @@ def test_a_completed_job_still_takes_edits_and_starts_over_when_it_is_told_so(
     job = OrdersJob(checkdam, namespace)
     job.apply(args={"count": 5000, "rate": 5000})
     _until_completed(job)
-    _patch(job, parallelism=1)
+    job.patch(parallelism=1)
     _until_completed(job)
     assert job.object()["status"]["deployment"]["revision"] == 2
     assert job.check() == 5000
     anew = replace(job, results="anew")
-    _patch(job, restoreFrom="Fresh", program={"args": {"out": f"/checkpoints/{anew.results}"}})
+    job.patch(restoreFrom="Fresh", program={"args": {"out": f"/checkpoints/{anew.results}"}})
     _until_completed(job)
     assert (job.check(), anew.check()) == (5000, 5000)
     job.kubectl("wait", "pods", "--all", "--for=delete", "--timeout=90s")
 
 
-def _patch(job: OrdersJob, **spec: Any) -> None:
-    """Edit the spec."""
-    job.kubectl("patch", "streamjob", NAME, "--type=merge", f"--patch={json.dumps({'spec': spec})}")
-
-
 def _deploy(job: OrdersJob, **spec: Any) -> None:
     """Edit the spec, and wait until the job does as it says: `kubectl wait` takes no condition for true that is of an older one."""
-    _patch(job, **spec)
+    job.patch(**spec)
     job.wait("condition=Ready")
 
 
@@ -145,14 +139,3 @@ def _images(job: OrdersJob) -> set[str]:
 def _restored_from(job: OrdersJob) -> str:
     """The folder of what the job began with."""
     return str(job.object()["status"]["restoredFrom"]).rpartition("/")[2]
-
-
-def _status(job: OrdersJob, kind: str) -> str:
-    """Whether a condition is true."""
-    return next(str(found["status"]) for found in job.object()["status"]["conditions"] if found["type"] == kind)
-
-
-def _stalled(job: OrdersJob, reason: str) -> str:
-    """The message of the condition, once the job has it."""
-    job.wait(f"jsonpath={{.status.conditions[?(@.type=='Stalled')].reason}}={reason}")
-    return str(next(found["message"] for found in job.object()["status"]["conditions"] if found["type"] == "Stalled"))
