@@ -40,7 +40,9 @@ from checkdam.core.errors import (
 StoredContent = tuple[str, int, str]
 """Path, size and SHA-256 of a file."""
 
-_WRITE_TRIES: Final = 5
+_WRITE_TRIES: Final = 2
+"""How often a manifest is written whose outcome is unknown. Storage has tried for itself each time, for half a minute if nothing answers,
+and until we give up nobody is told that checkpoints fail."""
 
 
 @dataclass(frozen=True)
