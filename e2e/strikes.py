@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from cluster.own_cluster import OwnCluster
 from installation import OPERATOR, OPERATOR_NAMESPACE, until_operator_runs
 
 Packets = Callable[[], int]
-"""Says how many packets have been stopped so far."""
+"""Says how many packets have been dropped so far."""
 
 
 class UnsupportedError(Exception):
@@ -116,37 +116,16 @@ def cut(cluster: Cluster, some: Iterable[str], others: Iterable[str]) -> Iterato
     Raises:
         UnsupportedError: The nodes' packet filters are not ours.
     """
-    with _filtered(cluster, some, others, "-j", "DROP") as packets:
-        yield packets
-
-
-@contextmanager
-def refused(cluster: Cluster, some: Iterable[str], others: Iterable[str]) -> Iterator[Packets]:
-    """Between the pods with some addresses and those with others connections break, and none can be made, as if nobody listened.
-
-    Raises:
-        UnsupportedError: The nodes' packet filters are not ours.
-    """
-    rule = ("-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset")
-    with _filtered(cluster, some, others, *rule) as packets:
-        yield packets
-
-
-@contextmanager
-def _filtered(cluster: Cluster, some: Iterable[str], others: Iterable[str], *rule: str) -> Iterator[Packets]:
-    """Each node does what the rule says with packets in either direction."""
     mine = own(cluster)
     others = list(others)
     pairs = [pair for one in some for other in others if one != other for pair in ((one, other), (other, one))]
     with ExitStack() as stack:
-        counts = [stack.enter_context(_chain(mine, node, pairs, rule)) for node in NODES]
+        counts = [stack.enter_context(_dropped(mine, node, pairs)) for node in NODES]
         yield lambda: sum(count() for count in counts)
 
 
 @contextmanager
-def _chain(
-    cluster: OwnCluster, node: Machine, pairs: Iterable[tuple[str, str]], rule: Sequence[str]
-) -> Iterator[Packets]:
+def _dropped(cluster: OwnCluster, node: Machine, pairs: Iterable[tuple[str, str]]) -> Iterator[Packets]:
     """In a chain of its own, so that whatever happens all of it can be taken away."""
     chain = f"CUT-{uuid.uuid4().hex[:12]}"
 
@@ -160,7 +139,7 @@ def _chain(
     iptables("-N", chain)
     try:
         for source, destination in pairs:
-            iptables("-A", chain, "-s", source, "-d", destination, *rule)
+            iptables("-A", chain, "-s", source, "-d", destination, "-j", "DROP")
         iptables("-I", "FORWARD", "-j", chain)
         try:
             yield count
