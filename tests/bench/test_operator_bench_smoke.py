@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.long
 def test_the_benchmark_of_the_operator_brings_jobs_up_and_watches_them_at_rest(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCH / "operator_scale.py"), "--quick", "--build", str(tmp_path)]
 

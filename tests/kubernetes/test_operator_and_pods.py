@@ -93,6 +93,7 @@ async def test_a_pod_that_ends_is_replaced(
     await eventually(lambda: "PodReplaced" in jobs.reasons(), "the event")
 
 
+@pytest.mark.long
 async def test_an_image_that_cannot_be_pulled_is_told_and_healed(
     jobs: Jobs, running_operator: OperatorProcess, kubelet: StubKubelet
 ) -> None:

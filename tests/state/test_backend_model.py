@@ -252,7 +252,7 @@ class ForkingRocksDbMachine(BackendMachine):
     memory_bytes = 4 << 10
 
 
-MANY = settings(max_examples=60, stateful_step_count=40, deadline=None)
+MANY = settings(max_examples=45, stateful_step_count=40, deadline=None)
 FEW = settings(max_examples=15, stateful_step_count=30, deadline=None)
 
 TestHashMap = HashMapMachine.TestCase
