@@ -127,6 +127,11 @@ class Pod:
     unschedulable: str = ""
     evicted: str = ""
 
+    @property
+    def last_end(self) -> Termination | None:
+        """How its container ended last, whether it was started again or not; `None` if it never has."""
+        return self.terminated or self.last_terminated
+
 
 class CheckpointReport(msgspec.Struct, frozen=True, rename="camel"):
     """A checkpoint, as the coordinator shows it."""

@@ -66,7 +66,7 @@ def tell_pods(situation: Situation, actions: tuple[Action, ...]) -> tuple[Event,
         if not isinstance(action, CreatePod) or action.replaces not in names or action.cause == "Deleted":
             continue
         old = names[action.replaces]
-        end = old.terminated or old.last_terminated
+        end = old.last_end
         said = f" ({end.reason}, exit code {end.exit_code})" if end is not None else ""
         message = f"pod {old.name} of {action.slot} is replaced: {action.cause}{said}"
         events.append(Event(EventReason.POD_REPLACED, message, warning=True, key=old.uid))
@@ -79,11 +79,10 @@ def tell_ends(pods: Iterable[Pod]) -> tuple[Event, ...]:
     Args:
         pods: Those that are kept.
     """
-    ends = ((pod, pod.terminated or pod.last_terminated) for pod in pods)
     return tuple(
         Event(EventReason.CONTAINER_ENDED, _ended(pod, end), warning=True, key=f"{pod.uid} {end.finished_ms}")
-        for pod, end in ends
-        if end is not None
+        for pod in pods
+        if (end := pod.last_end) is not None
     )
 
 

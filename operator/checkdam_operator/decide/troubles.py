@@ -85,7 +85,7 @@ def _configuration(pod: Pod) -> Trouble | None:
 
 
 def _crash(pod: Pod) -> Trouble | None:
-    end = pod.terminated or pod.last_terminated
+    end = pod.last_end
     if end is None or pod.running_since_ms is not None or pod.replacements < FREE_REPLACEMENTS:
         return None
     if end.out_of_memory:
