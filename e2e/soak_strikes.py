@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Final
 
 from checkdam_operator.resources.names import JOB_LABEL
@@ -54,30 +55,6 @@ def strikes_on(cluster: Cluster) -> Mapping[str, Strike]:
     return _ANYWHERE | _WITH_MACHINES
 
 
-def _kill_task(job: OrdersJob, chance: random.Random) -> str:
-    return _kill_process(job, "worker", chance)
-
-
-def _kill_coordinator(job: OrdersJob, chance: random.Random) -> str:
-    return _kill_process(job, "coordinator", chance)
-
-
-def _kill_worker_container(job: OrdersJob, chance: random.Random) -> str:
-    return _kill_container(job, "worker", chance)
-
-
-def _kill_coordinator_container(job: OrdersJob, chance: random.Random) -> str:
-    return _kill_container(job, "coordinator", chance)
-
-
-def _delete_worker(job: OrdersJob, chance: random.Random) -> str:
-    return _delete_pod(job, "worker", chance)
-
-
-def _delete_coordinator(job: OrdersJob, chance: random.Random) -> str:
-    return _delete_pod(job, "coordinator", chance)
-
-
 def _delete_operators(job: OrdersJob, chance: random.Random) -> str:
     """One of the operator's pods, or all."""
     where = f"--namespace={OPERATOR_NAMESPACE}"
@@ -85,14 +62,6 @@ def _delete_operators(job: OrdersJob, chance: random.Random) -> str:
     hit = [chance.choice(sorted(names))] if chance.random() < 0.5 else names
     job.cluster.plane.kubectl("delete", where, *hit, "--wait=false")
     return ", ".join(name.removeprefix("pod/") for name in hit)
-
-
-def _cut_workers(job: OrdersJob, chance: random.Random) -> str:
-    return _cut(job, "worker", chance)
-
-
-def _cut_coordinator(job: OrdersJob, chance: random.Random) -> str:
-    return _cut(job, "coordinator", chance)
 
 
 def _cut_storage(job: OrdersJob, chance: random.Random) -> str:
@@ -160,32 +129,7 @@ def _savepoint(job: OrdersJob, chance: random.Random) -> str:
     return f"{name}, {on_delete}"
 
 
-_ANYWHERE: Final[dict[str, Strike]] = {
-    "kill a task process": _kill_task,
-    "kill the coordinator's process": _kill_coordinator,
-    "delete a worker pod": _delete_worker,
-    "delete the coordinator pod": _delete_coordinator,
-    "delete operator pods": _delete_operators,
-    "drain a node": _drain,
-    "take the operators away": _take_operators_away,
-    "scale": _scale,
-    "upgrade": _upgrade,
-    "suspend and resume": _suspend_and_resume,
-    "take a savepoint": _savepoint,
-}
-_WITH_MACHINES: Final[dict[str, Strike]] = {
-    "kill a worker container": _kill_worker_container,
-    "kill the coordinator's container": _kill_coordinator_container,
-    "cut workers from each other": _cut_workers,
-    "cut workers from the coordinator": _cut_coordinator,
-    "cut the job from S3": _cut_storage,
-    "freeze a node": _freeze,
-    "take the API server away": _take_api_server_away,
-    "pause etcd": _pause_etcd,
-}
-
-
-def _kill_process(job: OrdersJob, component: str, chance: random.Random) -> str:
+def _kill_process(job: OrdersJob, chance: random.Random, component: str) -> str:
     name = str(_victim(job, component, chance)["metadata"]["name"])
     try:
         job.kill_process(name)
@@ -194,7 +138,7 @@ def _kill_process(job: OrdersJob, component: str, chance: random.Random) -> str:
     return name
 
 
-def _kill_container(job: OrdersJob, component: str, chance: random.Random) -> str:
+def _kill_container(job: OrdersJob, chance: random.Random, component: str) -> str:
     pod = _victim(job, component, chance)
     try:
         kill_container(job.cluster, pod)
@@ -203,13 +147,13 @@ def _kill_container(job: OrdersJob, component: str, chance: random.Random) -> st
     return str(pod["metadata"]["name"])
 
 
-def _delete_pod(job: OrdersJob, component: str, chance: random.Random) -> str:
+def _delete_pod(job: OrdersJob, chance: random.Random, component: str) -> str:
     name, force = str(_victim(job, component, chance)["metadata"]["name"]), chance.random() < 0.5
     job.kubectl("delete", "pod", name, "--wait=false", "--ignore-not-found", *(_FORCED if force else ()))
     return f"{name}{', by force' if force else ''}"
 
 
-def _cut(job: OrdersJob, component: str, chance: random.Random) -> str:
+def _cut(job: OrdersJob, chance: random.Random, component: str) -> str:
     workers, others = (list(filter(runs, job.pods(role))) for role in ("worker", component))
     if not workers or not others or workers == others == workers[:1]:
         raise MissedError("there are no two to cut from each other")
@@ -236,3 +180,28 @@ def runs(pod: dict[str, Any]) -> bool:
     """Whether all containers of a pod run."""
     statuses = pod["status"].get("containerStatuses", [])
     return bool(statuses) and all("running" in status["state"] for status in statuses)
+
+
+_ANYWHERE: Final[dict[str, Strike]] = {
+    "kill a task process": partial(_kill_process, component="worker"),
+    "kill the coordinator's process": partial(_kill_process, component="coordinator"),
+    "delete a worker pod": partial(_delete_pod, component="worker"),
+    "delete the coordinator pod": partial(_delete_pod, component="coordinator"),
+    "delete operator pods": _delete_operators,
+    "drain a node": _drain,
+    "take the operators away": _take_operators_away,
+    "scale": _scale,
+    "upgrade": _upgrade,
+    "suspend and resume": _suspend_and_resume,
+    "take a savepoint": _savepoint,
+}
+_WITH_MACHINES: Final[dict[str, Strike]] = {
+    "kill a worker container": partial(_kill_container, component="worker"),
+    "kill the coordinator's container": partial(_kill_container, component="coordinator"),
+    "cut workers from each other": partial(_cut, component="worker"),
+    "cut workers from the coordinator": partial(_cut, component="coordinator"),
+    "cut the job from S3": _cut_storage,
+    "freeze a node": _freeze,
+    "take the API server away": _take_api_server_away,
+    "pause etcd": _pause_etcd,
+}
