@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,7 @@ async def test_another_operator_goes_on_without_touching_a_pod(
 ) -> None:
     await asyncio.to_thread(jobs.create)
     before = await eventually(lambda: found if len(found := jobs.ready_pods()) == 3 else None, "three pods")
-    versions = {pod["metadata"]["name"]: pod["metadata"]["resourceVersion"] for pod in jobs.pods()}
+    versions = _versions(jobs.pods())
 
     assert await running_operator.stop() == 0
     await running_operator.start()
@@ -187,9 +187,7 @@ async def test_another_operator_goes_on_without_touching_a_pod(
     await eventually(lambda: len(jobs.ready_pods()) == 6, "the operator to act")
 
     assert set(before) <= set(jobs.ready_pods())
-    assert (
-        versions.items() <= {pod["metadata"]["name"]: pod["metadata"]["resourceVersion"] for pod in jobs.pods()}.items()
-    )
+    assert versions.items() <= _versions(jobs.pods()).items()
 
 
 async def test_the_next_version_of_the_operator_leaves_pods_alone_and_keeps_the_image_of_those_it_replaces(
@@ -197,7 +195,7 @@ async def test_the_next_version_of_the_operator_leaves_pods_alone_and_keeps_the_
 ) -> None:
     await asyncio.to_thread(jobs.create)
     before = await eventually(lambda: found if len(found := jobs.ready_pods()) == 3 else None, "three pods")
-    versions = {pod["metadata"]["name"]: pod["metadata"]["resourceVersion"] for pod in jobs.pods()}
+    versions = _versions(jobs.pods())
 
     assert await running_operator.stop() == 0
     running_operator.program = [str(Path(__file__).with_name("next_operator.py"))]
@@ -212,7 +210,7 @@ async def test_the_next_version_of_the_operator_leaves_pods_alone_and_keeps_the_
         }
 
     kept = await asyncio.to_thread(of, "words")
-    assert {name: pod["metadata"]["resourceVersion"] for name, pod in kept.items()} == versions
+    assert _versions(kept.values()) == versions
     others = await asyncio.to_thread(of, "other")
     assert {_container(pod)["image"] for pod in others.values()} == {"checkdam-runtime:next"}
     assert all(NEW_VARIABLE in _container(pod)["env"] for pod in others.values())
@@ -224,6 +222,10 @@ async def test_the_next_version_of_the_operator_leaves_pods_alone_and_keeps_the_
     [new] = [pod for name, pod in replaced.items() if name not in before]
     assert _container(new)["image"] == IMAGE
     assert NEW_VARIABLE in _container(new)["env"]
+
+
+def _versions(pods: Iterable[dict[str, Any]]) -> dict[str, str]:
+    return {pod["metadata"]["name"]: pod["metadata"]["resourceVersion"] for pod in pods}
 
 
 def _container(pod: dict[str, Any]) -> dict[str, Any]:
