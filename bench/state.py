@@ -1,7 +1,7 @@
 """`make bench-state`: what it costs to store, restore and move state, beside what the S3 client alone can do.
 
 A gibibyte of RocksDB state in two workers, each a process of its own, and a real S3 server on this machine. The parts
-are those of real workers: backends, uploads, fetches, local files. What is compared takes turns, also at coming first, and figures are medians.
+are those of real workers: backends, uploads, fetches, local files. What is compared takes turns, and figures are medians.
 A full run writes `bench/state-results.md`.
 """
 
@@ -37,8 +37,9 @@ BUILD = BENCH.parent / "build"
 WORKERS = 2
 RESCALED = 3
 PAUSES = 100
-WARM_UPS = 1
-"""Runs that do not count: who is first to use memory of a worker pays for those that come after."""
+REPEATS = 2
+"""Times that a thing is done in a row, of which the last counts. What was done before decides how much memory is at hand: the same
+download took 1.5 s after one thing and 1.9 s after another, in processor time as well."""
 
 INCREMENTS = 30
 """So many that caches overflow, and RocksDB merges files, within them."""
@@ -144,14 +145,13 @@ class Bench:
     def _in_turn(
         self, what: str, own: Callable[[int], Spent], beside: str, other: Callable[[int], Spent]
     ) -> tuple[list[Spent], list[Spent]]:
-        """What two things cost that are done run by run, given its number. Who comes first alternates, and the first runs do not count."""
+        """What two things cost that are done in turn, given the number of the run; each comes after one of its own kind."""
         ours, theirs = [], []
-        for number in range(1 - WARM_UPS, self._runs + 1):
-            turns = [(ours, own), (theirs, other)]
-            for found, measured in turns if number % 2 else reversed(turns):
-                found.append(measured(number))
+        for number in range(1, self._runs + 1):
+            for found, measured in (ours, own), (theirs, other):
+                found.append([measured(number) for _ in range(REPEATS)][-1])
             self._say(f"{what}, run {number}: {ours[-1].wall_s:.2f} s, {beside} {theirs[-1].wall_s:.2f} s")
-        return ours[WARM_UPS:], theirs[WARM_UPS:]
+        return ours, theirs
 
     def _rescale(self) -> None:
         three, two = self._in_turn(
@@ -354,7 +354,7 @@ def main(
         machine({}),
         f"{mib} MiB of values of {work.VALUE_BYTES} bytes that do not compress, in {WORKERS} workers, each a process; versitygw on "
         f"this machine as the S3 server; {work.TRANSFERS} transfers at a time in each worker, with Checkdam and with boto3 alone, "
-        f"which only moves the same files; medians of {runs}, after one of each that does not count.",
+        f"which only moves the same files; medians of {runs}, each right after one of the same that does not count.",
         *bench.notes,
         *job_notes,
         "Ratio by CPU time: the processor time of what it is compared with, divided by that of Checkdam, of all processes but the server.",
