@@ -115,7 +115,6 @@ class RocksDbBackend:
             restored, record = self._restored.take_table(spec), TableRecord.of(spec)
             column = self._column(record, restored.rows, spec.serde)
             self._values[spec.id] = table = RocksDbTable(spec, column, self._clock, self._rows, self._budget)
-            load_part(table, restored.changes, spec.id)
             load_logs(table, restored.logs, spec.id)
         check_same(table.spec, spec)
         return table

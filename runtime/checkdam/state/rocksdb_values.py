@@ -240,10 +240,6 @@ class RocksDbTable:
         self._touched = set()
         self._outdated = Outdated()
 
-    def load_block(self, block: Block) -> None:
-        """Take over changes of one key group, as snapshots had them before there was a log."""
-        self.load_log([block], None)
-
     def load_log(self, blocks: Iterable[Block], owned: range | None) -> None:
         """Take over a log of changes as changes.
 
