@@ -210,7 +210,8 @@ def _check_published(part: Committable) -> None:
             "commit",
             part.final,
             f"neither it nor {part.pending} exists any more",
-            f"{part.records} records of a checkpoint are lost unless someone moved the file: put it back under either name",
+            f"{part.records} records of a checkpoint are lost unless someone moved the file: put it back under either name, or start from a "
+            "savepoint, which needs none",
         )
 
 
