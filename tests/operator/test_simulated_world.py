@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,13 +18,16 @@ from world.run import play
 from world.seeded import story_of
 from world.server import ApiServer
 from world.storage import Entry, Storage
-from world.story import Edit, JobHit, JobStep, OperatorHit, Outage, PodHit, SavepointStep, Story, draw_story
+from world.story import Edit, JobHit, JobStep, OperatorHit, Outage, PodHit, SavepointStep, Step, Story, draw_story
 
 from checkdam_operator.decide import decision
 from checkdam_operator.decide import pods as pods_module
 from checkdam_operator.decide.pods import PodPlan
-from checkdam_operator.kube.kinds import CONFIG_MAP
+from checkdam_operator.kube.kinds import CONFIG_MAP, SECRET
 from checkdam_operator.reconcile.doing import Hands
+
+if TYPE_CHECKING:
+    from world.run import World
 
 PLAYED = settings(
     max_examples=70,
@@ -117,6 +120,31 @@ def test_a_seed_stands_for_one_course_of_events() -> None:
     assert first == second
     assert first.looks > 10
     assert play(replace(story_of(4), seed=5)).waits != first.waits
+
+
+@dataclass(frozen=True)
+class LoseSecrets(Step):
+    """Somebody deletes the Secrets of the namespace."""
+
+    def happen(self, world: World) -> None:
+        for body in world.server.all(SECRET, world.namespace):
+            world.server.remove(SECRET, world.namespace, body["metadata"]["name"])
+
+
+def test_a_job_whose_secret_is_deleted_while_it_is_suspended_goes_on_with_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    create, tokens = ApiServer.create, list[str]()
+
+    def noted(server: ApiServer, kind: Any, namespace: str, body: Any, **more: Any) -> Any:
+        if kind == SECRET:
+            tokens.append(body["data"]["token"])
+        return create(server, kind, namespace, body, **more)
+
+    monkeypatch.setattr(ApiServer, "create", noted)
+    outcome = play(Story(steps=(Edit(30.0, "suspend", True), LoseSecrets(50.0), Edit(60.0, "suspend", False))))
+    assert (outcome.problems, outcome.state) == ([], "Running")
+    assert len(set(tokens)) == 2
 
 
 # The rules notice what they are there for

@@ -115,12 +115,6 @@ class Reconciler:
             return await self._act(situation, decision, memory)
         raise ReconcileError(f"the StreamJob {key[0]}/{key[1]} has changed {MOST_STEPS} times while it was looked at")
 
-    def forget_all(self) -> None:
-        """Forget everything and follow no coordinator, as one who does not lead any more."""
-        for memory in self._memories.values():
-            self._coordinators.forget(memory.uid)
-        self._memories.clear()
-
     async def _look(self, job: Job, memory: JobMemory) -> Situation:
         now_ms = self._now_ms()
         pods = self._eyes.pods(job.uid)
@@ -143,7 +137,10 @@ class Reconciler:
             and pod.ip
             and not pod.deleting
         ]
-        if not candidates or (deployment is not None and deployment.suspended):
+        suspended = deployment is not None and deployment.suspended
+        if suspended:
+            memory.token = ""  # who wants other secrets for the job deletes the Secret meanwhile
+        if not candidates or suspended:
             self._coordinators.forget(job.uid)
             return
         newest = max(candidates, key=lambda pod: (pod.created_ms, pod.name))
