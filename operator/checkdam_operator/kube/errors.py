@@ -29,17 +29,13 @@ class KubeError(CheckdamError):
         status: The HTTP status; 0 if there was no answer.
         reason: The API server's word for it, such as `AlreadyExists`.
         message: The API server's sentence.
-        causes: Reasons in the details of the answer, such as `NamespaceTerminating`.
         retry_after_s: How long the API server asks to wait; `None` if it does not.
     """
 
-    def __init__(
-        self, status: int, reason: str, message: str, causes: tuple[str, ...] = (), retry_after_s: float | None = None
-    ) -> None:
+    def __init__(self, status: int, reason: str, message: str, retry_after_s: float | None = None) -> None:
         self.status = status
         self.reason = reason
         self.message = message
-        self.causes = causes
         self.retry_after_s = retry_after_s
         super().__init__(f"{message} ({status} {reason})" if status else f"{message} ({reason})")
 
@@ -63,11 +59,6 @@ class ForbiddenError(KubeError):
     def quota(self) -> bool:
         """Whether a ResourceQuota is exhausted, which other objects going away may cure."""
         return "exceeded quota" in self.message
-
-    @property
-    def namespace_terminating(self) -> bool:
-        """Whether the namespace is being deleted, so that nothing can be made in it any more."""
-        return "NamespaceTerminating" in self.causes
 
 
 class InvalidError(KubeError):
@@ -109,9 +100,6 @@ def error_of(status: int, body: Any, retry_after: str = "") -> KubeError:
     reason = str(fields.get("reason") or f"HTTP{status}")
     words = body if isinstance(body, str) else ""
     message = str(fields.get("message") or words or "the API server gave no reason")
-    details = fields.get("details")
-    causes = (details.get("causes") or ()) if isinstance(details, Mapping) else ()
-    names = tuple(str(cause.get("reason", "")) for cause in causes if isinstance(cause, Mapping))
     if reason == "AlreadyExists":
         cls: type[KubeError] = AlreadyExistsError
     elif status >= 500:
@@ -120,4 +108,4 @@ def error_of(status: int, body: Any, retry_after: str = "") -> KubeError:
         cls = _BY_STATUS.get(status, KubeError)
     # The header may also be a date; the API server never sends one.
     seconds = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
-    return cls(status, reason, message, names, seconds)
+    return cls(status, reason, message, seconds)
