@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from checkdam.cli.console import say, say_json, say_table, size_text, time_text
+from checkdam.cli.console import say, say_json, say_table, time_text
 from checkdam.cli.exits import FAILED
 from checkdam.cli.values import storage_uri
 from checkdam.core.errors import CheckpointError, CorruptCheckpointError
+from checkdam.core.sizes import format_bytes
 
 if TYPE_CHECKING:
     from checkdam.checkpoint.manifest import CheckpointManifest
@@ -41,7 +42,9 @@ def list_checkpoints(uri: JobUri, as_json: AsJson = False) -> None:
     elif not found:
         say(f"{store.storage.uri} holds no checkpoints yet")
     else:
-        rows = [(str(info.id), info.folder, _taken(info), size_text(info.size_bytes), _state(info)) for info in found]
+        rows = [
+            (str(info.id), info.folder, _taken(info), format_bytes(info.size_bytes), _state(info)) for info in found
+        ]
         say_table(store.storage.uri, ("id #", "folder", "taken", "size #", "state"), rows)
 
 
@@ -105,7 +108,7 @@ def _verdict(found: Verification) -> list[str]:
     for folder, problems in found.checkpoints.items():
         lines += [f"{folder} is {'damaged:' if problems else 'good'}", *(f"  - {problem}" for problem in problems)]
     if found.orphans:
-        size = size_text(sum(file.size_bytes for file in found.orphans))
+        size = format_bytes(sum(file.size_bytes for file in found.orphans))
         lines.append(
             f"{len(found.orphans)} files ({size}) belong to none of these; what of them is no longer written is swept:"
         )
@@ -138,7 +141,7 @@ def _summary(uri: str, folder: str, manifest: CheckpointManifest) -> str:
         "taken": f"{time_text(manifest.created_ms)}, epoch {manifest.epoch}, attempt {manifest.attempt}",
         "mode": manifest.mode,
         "parallelism": f"{manifest.parallelism} of at most {manifest.max_parallelism}",
-        "size": f"{size_text(manifest.size_bytes)}, of which {size_text(new_bytes)} were uploaded for it",
+        "size": f"{format_bytes(manifest.size_bytes)}, of which {format_bytes(new_bytes)} were uploaded for it",
     }
     return "\n".join(f"{name + ':':<13}{value}" for name, value in facts.items())
 
@@ -155,5 +158,5 @@ def _subtask_rows(manifest: CheckpointManifest) -> list[tuple[str, ...]]:
     for subtask in manifest.subtasks:
         groups = f"{subtask.key_groups[0]} to {subtask.key_groups[1] - 1}" if subtask.key_groups else ""
         size_bytes = sum(file.size_bytes for file in subtask.files)
-        rows.append((subtask.stage, str(subtask.subtask), groups, str(len(subtask.files)), size_text(size_bytes)))
+        rows.append((subtask.stage, str(subtask.subtask), groups, str(len(subtask.files)), format_bytes(size_bytes)))
     return rows

@@ -35,18 +35,6 @@ def say_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]])
     Console().print(table)
 
 
-def size_text(size_bytes: int) -> str:
-    """A size for people: `812 B`, `1.4 MiB`."""
-    if size_bytes < 1024:
-        return f"{size_bytes} B"
-    size = float(size_bytes)
-    for unit in ("KiB", "MiB", "GiB"):
-        size /= 1024
-        if size < 1024:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1024:.1f} TiB"
-
-
 def time_text(time_ms: int) -> str:
     """A time for people, in this machine's zone: `2026-03-01 14:05:09`."""
     return datetime.fromtimestamp(time_ms / 1000, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 import typer.core
 
-from checkdam.cli.console import say, say_json, size_text
+from checkdam.cli.console import say, say_json
 from checkdam.cli.values import storage_uri
 from checkdam.core.durations import format_ms
 from checkdam.core.errors import CheckdamError
+from checkdam.core.sizes import format_bytes
 
 if TYPE_CHECKING:
     from checkdam.cli.coordinators import Coordinator, Place
@@ -185,7 +186,7 @@ def _told(record: dict[str, Any]) -> str:
             f"asked for savepoint {record['request']}; GET /v1/savepoints/{record['request']} tells what becomes of it"
         )
     stopped = "; the job has stopped with it" if record["stop"] else ""
-    size, took = size_text(record["sizeBytes"]), format_ms(record["durationMs"])
+    size, took = format_bytes(record["sizeBytes"]), format_ms(record["durationMs"])
     return f"savepoint {record['id']} is complete: {record['uri']} ({size}, {took}){stopped}"
 
 

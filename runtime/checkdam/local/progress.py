@@ -17,6 +17,7 @@ from rich.text import Text
 
 from checkdam.core.batch import MAX_TIME
 from checkdam.core.durations import format_ms
+from checkdam.core.sizes import format_bytes
 from checkdam.local.api import CoordinatorApi
 from checkdam.spec.streamjob import StreamJob
 
@@ -243,8 +244,8 @@ class LiveDisplay(_Base):
                 str(checkpoint["id"]),
                 str(checkpoint["status"]),
                 "" if duration_ms is None else format_ms(duration_ms),
-                show_bytes(checkpoint["sizeBytes"]),
-                show_bytes(checkpoint["uploadedBytes"]),
+                format_bytes(checkpoint["sizeBytes"]),
+                format_bytes(checkpoint["uploadedBytes"]),
             )
         return table
 
@@ -264,13 +265,3 @@ def show_time(time_ms: int | None) -> str:
         return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):
         return f"{time_ms} ms"
-
-
-def show_bytes(count: int) -> str:
-    """A size for people."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
