@@ -134,6 +134,9 @@ def _commands(command: Any, name: str) -> Iterator[str]:
         rows = [f"| `{argument.metavar}` | {argument.help} |" for argument in arguments]
         rows += [f"| {_flags(option)} | {option.help} |" for option in options]
         yield "\n".join(["| argument or option | meaning |", "|---|---|", *rows])
+    elif " " in name:
+        yield f"## {name}"
+        yield inspect.cleandoc(command.help or "")
     for child, below in children.items():
         yield from _commands(below, f"{name} {child}")
 

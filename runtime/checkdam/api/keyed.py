@@ -97,6 +97,10 @@ class KeyedStream:
             windows: `Tumbling("1h")`, `Sliding("1h", "10m")` or `Session("30m")`.
             allowed_lateness: For how long after its end a window still takes late records, and yields again.
             processing_time: Windows over the time of processing instead of event time.
+
+        Raises:
+            PipelineError: Session windows over the time of processing.
+            ValueError: `allowed_lateness` is no duration.
         """
         return WindowedStream(self, windows, to_ms(allowed_lateness), processing_time)
 

@@ -111,7 +111,11 @@ class Stream:
         return self._then("split", name, lambda op: SplitOperator(op, fn), self._type)
 
     def side_output(self, tag: str, value_type: Any = None) -> Stream:
-        """What the operator yields under `tag`: from `split`, from `ctx.emit_to`, or `late` records of windows."""
+        """What the operator yields under `tag`: from `split`, from `ctx.emit_to`, or `late` records of windows.
+
+        Raises:
+            PipelineError: `tag` is empty.
+        """
         from checkdam.api.pipeline import Producer
 
         if not tag:
@@ -163,7 +167,11 @@ class Stream:
         return KeyedStream(self._pipeline, (Producer(node),), self._type)
 
     def sink(self, name: str, sink: Sink[Any]) -> None:
-        """Write the records to `sink`, under a stable name."""
+        """Write the records to `sink`, under a stable name.
+
+        Raises:
+            PipelineError: `sink` is no `Sink`, or the name is taken.
+        """
         if not isinstance(sink, Sink):
             raise PipelineError(f"the sink `{name}` must be a checkdam.Sink (got {sink!r})")
         self._pipeline.add(
