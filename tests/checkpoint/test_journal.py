@@ -451,6 +451,72 @@ def test_a_coordinator_that_cannot_reach_the_journal_for_a_day_gives_up_without_
         journal.check()
 
 
+def test_a_look_gives_up_as_a_check_does() -> None:
+    clock = ManualClock()
+    storage = FaultyStorage(MemoryStorage())
+    journal = open_journal(storage, clock=clock)
+    journal.fence()
+    clock.advance(SILENCE_LIMIT_MS)
+    assert journal.looks_owned()
+    storage.plan = lambda operation, path: Fault.ERROR
+    clock.advance(SILENCE_LIMIT_MS)
+    with pytest.raises(StorageError):
+        journal.looks_owned()
+    clock.advance(1)
+    with pytest.raises(OutOfTouchError, match="journal could not be reached for 24 hours: cannot exists"):
+        journal.looks_owned()
+
+
+class Beside(MemoryStorage):
+    """Storage in which something else is done in the middle of a create: after it has happened, and before its caller hears of it."""
+
+    then: Callable[[], object] | None = None
+
+    def create(self, path: str, data: bytes) -> None:
+        super().create(path, data)
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+
+
+def test_a_look_beside_an_entry_that_is_under_way_takes_it_for_nobodys_and_concludes_nothing() -> None:
+    storage = Beside()
+    journal = open_journal(storage)
+    journal.fence()
+    looks: list[bool] = []
+    storage.then = lambda: looks.append(journal.looks_owned())
+    journal.append("checkpoint", "chk-1-1.1-0", [])
+    assert looks == [False]
+    journal.check()
+    assert journal.looks_owned()
+
+
+def test_a_look_at_a_successors_fence_leaves_the_verdict_to_the_check() -> None:
+    storage = MemoryStorage()
+    journal = open_journal(storage)
+    journal.fence()
+    open_journal(storage).fence()
+    assert not journal.looks_owned()
+    with pytest.raises(DeposedError):
+        journal.check()
+    with pytest.raises(DeposedError):
+        journal.looks_owned()
+
+
+def test_old_entries_are_pruned_beside_one_that_is_under_way() -> None:
+    storage = Beside()
+    journal = open_journal(storage, retention_ms=0)
+    journal.fence()
+    for number in range(3):
+        journal.append("checkpoint", f"chk-{number}-1.1-0", [])
+    pruned: list[int] = []
+    storage.then = lambda: pruned.append(journal.prune())
+    assert journal.append("checkpoint", "chk-4-1.1-0", []).seq == 5
+    assert pruned == [2]
+    assert stored(storage) == [1, 4, 5]
+    assert open_journal(storage).tail() == journal.last
+
+
 def test_check_settles_what_is_unsettled() -> None:
     storage = FaultyStorage(MemoryStorage())
     journal = open_journal(storage)

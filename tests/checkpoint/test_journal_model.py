@@ -1,7 +1,7 @@
 """Three coordinators share a journal, and everything goes wrong: always one linear history.
 
-Each coordinator runs in a thread that stops before every storage operation until the test lets that one happen, with or
-without a fault. So hypothesis explores interleavings of single operations: pauses of any length, lost replies, writes
+Each coordinator runs in two threads, one that decides and one that keeps house. Each stops before every storage operation until the test lets
+that one happen, with or without a fault. So hypothesis explores interleavings of single operations: pauses of any length, lost replies, writes
 that land later, clients' retries, copies, crashes, and entries that are deleted as soon as they are not the last
 (retention 0, blocks of 3 slots), so that no clock can help.
 """
@@ -56,16 +56,12 @@ class Then(Enum):
     FAIL = "storage is away after it"
 
 
-class Coordinator:
-    """A journal in a thread of its own that does one storage operation at a time, when told to."""
+class Lane:
+    """A thread that works on a journal, one storage operation at a time, when told to."""
 
-    def __init__(self, storage: Recording, late: list[tuple[str, bytes]]) -> None:
-        self.journal = Journal(
-            FaultyStorage(storage, self._before_operation, late),
-            retention_ms=0,
-            block_slots=BLOCK_SLOTS,
-            sleep=lambda seconds: None,
-        )
+    current = threading.local()
+
+    def __init__(self) -> None:
         self.idle = True
         self.dead = False
         self.at = ("", "")
@@ -109,6 +105,7 @@ class Coordinator:
             raise self._unexpected
 
     def _run(self, work: Callable[[], None]) -> None:
+        Lane.current.lane = self
         try:
             work()
         except KilledError:
@@ -123,7 +120,7 @@ class Coordinator:
             self.idle = True
             self._parked.release()
 
-    def _before_operation(self, operation: str, path: str) -> Fault:
+    def before_operation(self, operation: str, path: str) -> Fault:
         if self._killed:
             raise KilledError
         self.at = (operation, path)
@@ -134,13 +131,36 @@ class Coordinator:
         return self._fault
 
 
+class Coordinator(Lane):
+    """A coordinator's decisions, and beside it the thread that keeps house."""
+
+    def __init__(self, storage: Recording, late: list[tuple[str, bytes]]) -> None:
+        super().__init__()
+        self.house = Lane()
+        self.journal = Journal(
+            FaultyStorage(storage, self._plan, late),
+            retention_ms=0,
+            block_slots=BLOCK_SLOTS,
+            sleep=lambda seconds: None,
+        )
+
+    def kill(self) -> None:
+        super().kill()
+        self.house.kill()
+
+    def _plan(self, operation: str, path: str) -> Fault:
+        lane: Lane = Lane.current.lane
+        return lane.before_operation(operation, path)
+
+
 class Action(Enum):
     """What happens next; who does it is drawn too."""
 
     START = "a coordinator (re)starts, and fences"
     TAKE_OVER_AND_WORK = "a coordinator (re)starts, fences, commits and prunes without faults"
     COMMIT = "one that is free commits"
-    PRUNE = "one that is free prunes"
+    PRUNE = "one that has an epoch prunes, perhaps beside an entry that is under way"
+    LOOK = "one that has an epoch looks whether it still has it, perhaps beside an entry that is under way"
     CHECK_OR_SETTLE = "one that is free looks whether it is deposed, or settles"
     WAKE = "one that sleeps goes on"
     LAND = "a late write arrives"
@@ -173,10 +193,18 @@ class World:
         living = [one for one in self.coordinators if one and one.idle and not one.dead and one.journal.epoch]
         return living[choice % len(living)] if living else None
 
-    def asleep(self, choice: int) -> Coordinator | None:
-        """One of the coordinators that are in the middle of something."""
-        sleeping = [one for one in self.coordinators if one and not one.idle]
+    def asleep(self, choice: int) -> Lane | None:
+        """One of the threads that are in the middle of something."""
+        lanes = [lane for one in self.coordinators if one for lane in (one, one.house)]
+        sleeping = [lane for lane in lanes if not lane.idle]
         return sleeping[choice % len(sleeping)] if sleeping else None
+
+    def housekeeper(self, choice: int) -> Coordinator | None:
+        """One of the coordinators whose house can be looked after, whatever else they do."""
+        living = [
+            one for one in self.coordinators if one and one.house.idle and not one.house.dead and one.journal.epoch
+        ]
+        return living[choice % len(living)] if living else None
 
     def act(self, action: Action, choice: int, fault: Fault, then: Then) -> None:
         match action:
@@ -192,6 +220,8 @@ class World:
                 if coordinator is not None:
                     coordinator.step(fault)
                     coordinator.go_on(Fault.NONE, then)
+            case Action.PRUNE | Action.LOOK:
+                self._keep_house(action, self.housekeeper(choice), fault, then)
             case _:
                 self._work(action, self.ready(choice), fault, then)
 
@@ -221,11 +251,18 @@ class World:
             case Action.COMMIT:
                 self.count += 1
                 coordinator.begin(lambda name=f"chk-{self.count}-1.1-0": self._commit(journal, name))
-            case Action.PRUNE:
-                coordinator.begin(lambda: [journal.prune()])
             case Action.CHECK_OR_SETTLE:
                 coordinator.begin((lambda: self._settle(journal)) if journal.unsettled else journal.check)
         coordinator.go_on(fault, then)
+
+    def _keep_house(self, action: Action, coordinator: Coordinator | None, fault: Fault, then: Then) -> None:
+        if coordinator is None:
+            return
+        journal = coordinator.journal
+        coordinator.house.begin(
+            (lambda: [journal.prune()]) if action is Action.PRUNE else (lambda: [journal.looks_owned()])
+        )
+        coordinator.house.go_on(fault, then)
 
     def _take_over_and_work(self, choice: int) -> None:
         """A whole life of a successor, while others sleep; everything before its last entry is deleted after it."""
@@ -233,7 +270,7 @@ class World:
         coordinator.go_on(Fault.NONE, Then.FINISH)
         for _ in range(choice):
             self._work(Action.COMMIT, coordinator, Fault.NONE, Then.FINISH)
-        self._work(Action.PRUNE, coordinator, Fault.NONE, Then.FINISH)
+        self._keep_house(Action.PRUNE, coordinator, Fault.NONE, Then.FINISH)
 
     def _commit(self, journal: Journal, name: str) -> None:
         if journal.unsettled:

@@ -1,7 +1,8 @@
 """Checkpoints that share files, over everything that can be late: what is retained is whole after every step.
 
 The parts are the real ones: the ledger over a journal, the workers' files, the coordinator's checks. Between them messages
-wait in queues, deletes wait in theirs, workers and coordinators that were replaced go on, and storage fails.
+wait in queues, deletes wait in theirs, workers and coordinators that were replaced go on, and storage fails. Each coordinator cleans in a
+thread that stops before every request to storage, so that anything may happen between two of them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +44,7 @@ T = TypeVar("T")
 JOB = "ns/job"
 WORKERS = 2
 FULL_EVERY = 4
+PATIENCE_S = 20.0
 PADDING = bytes(INLINE_LIMIT_BYTES)
 
 
@@ -122,6 +125,72 @@ class _Never:
 _NEVER: Any = _Never()
 
 
+class Cleaning:
+    """The thread in which a coordinator cleans: one piece of work after another, up to the next request to storage for each `step`."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Callable[[], object]] = deque()
+        self.under_way = False
+        self._thread: threading.Thread | None = None
+        self._go = threading.Semaphore(0)
+        self._parked = threading.Semaphore(0)
+        self._given_up = False
+        self._error: BaseException | None = None
+
+    def append(self, work: Callable[[], object]) -> None:
+        self.waiting.append(work)
+
+    def step(self) -> None:
+        """Let the next request happen; storage that fails leaves a piece of work to a later one.
+
+        Raises:
+            CheckdamError: The work ended with it.
+        """
+        if self.under_way:
+            self._go.release()
+        elif self.waiting:
+            self.under_way = True
+            self._thread = threading.Thread(target=self._run, args=(self.waiting.popleft(),), daemon=True)
+            self._thread.start()
+        else:
+            return
+        assert self._parked.acquire(timeout=PATIENCE_S)
+        error, self._error = self._error, None
+        if error is not None and not isinstance(error, StorageError):
+            raise error
+
+    def finish(self) -> None:
+        """Do the piece of work that is under way, or the next one, to its end."""
+        self.step()
+        while self.under_way:
+            self.step()
+
+    def give_up(self) -> None:
+        """The process is gone."""
+        self._given_up = True
+        if self.under_way:
+            self.step()
+
+    def before_request(self) -> bool:
+        """Stop if this is the thread that cleans; returns whether it is."""
+        if threading.current_thread() is not self._thread:
+            return False
+        self._parked.release()
+        self._go.acquire()
+        if self._given_up:
+            raise StorageError("use", "anything", "the process is gone")
+        return True
+
+    def _run(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self.under_way = False
+            self._parked.release()
+
+
 @dataclass
 class Coordinator:
     """One life of a coordinator: what `flow`, `records` and `deployment` do, one step at a time."""
@@ -133,7 +202,7 @@ class Coordinator:
     workers: list[Worker] = field(default_factory=list)
     pending: PendingCheckpoint | None = None
     folders: dict[int, str] = field(default_factory=dict)
-    cleaning: deque[Callable[[], object]] = field(default_factory=deque)
+    cleaning: Cleaning = field(default_factory=Cleaning)
     deposed: bool = False
 
     @property
@@ -165,7 +234,7 @@ class Coordinator:
         if pending is None or message.checkpoint != pending.id:
             if isinstance(message, Ack):
                 folder = self.folders[message.checkpoint]
-                self.cleaning.append(lambda: self.ledger.discard(folder, own_files(folder, message)))
+                self.cleaning.append(lambda: self.ledger.cleaner.discard(folder, own_files(folder, message)))
         elif isinstance(message, Decline):
             self.give_up()
         elif pending.acknowledge(worker.index, message):
@@ -177,7 +246,7 @@ class Coordinator:
             return
         self.broadcast(Abort(self.attempt_id, pending.id))
         if pending.acks:
-            self.cleaning.append(lambda: self.ledger.discard(pending.folder, pending.uploads()))
+            self.cleaning.append(lambda: self.ledger.cleaner.discard(pending.folder, pending.uploads()))
 
     def _complete(self, pending: PendingCheckpoint) -> None:
         manifest = CheckpointManifest(
@@ -207,14 +276,7 @@ class Coordinator:
             return
         self.pending = None
         self.broadcast(Complete(self.attempt_id, pending.id))
-        self.cleaning.append(self.ledger.delete_doomed)
-
-    def clean(self) -> None:
-        """Do the next piece of cleaning; storage that fails leaves it to a later one."""
-        try:
-            self.cleaning.popleft()()
-        except StorageError:
-            pass
+        self.cleaning.append(self.ledger.cleaner.delete_doomed)
 
 
 class SharedFiles(RuleBasedStateMachine):
@@ -222,20 +284,22 @@ class SharedFiles(RuleBasedStateMachine):
         super().__init__()
         self.inner = Shared(limit_bytes=1 << 30)
         self.armed: list[tuple[str, Fault]] = []
+        self.meanwhile = 0
         self.folder = Path(tempfile.mkdtemp(prefix="checkdam-shared-"))
         self.now_ms = 0
         self.names = count()
         self.number = 0
         self.zombies: list[Worker] = []
         self.retired: list[Coordinator] = []
-        self.current = self._take_over()
+        self._take_over()
 
     def teardown(self) -> None:
         """However it went: with storage in order and an attempt that begins, nothing is left but what is needed."""
         self.armed.clear()
         self._new_attempt()
-        while self.current.cleaning:
-            self.current.clean()
+        self._clean()
+        for coordinator in self.retired:
+            coordinator.cleaning.give_up()
         store = CheckpointStore(self.inner, JOB, OneByOne())
         retained = self._retained()
         assert all(store.verify(folder) == [] for folder in retained)
@@ -284,8 +348,8 @@ class SharedFiles(RuleBasedStateMachine):
                     worker.step()
                 while worker.outbox:
                     self.current.hear(worker)
-        while cleans and self.current.cleaning:
-            self.current.clean()
+        if cleans:
+            self._clean()
 
     @rule()
     def the_checkpoint_takes_too_long(self) -> None:
@@ -293,8 +357,17 @@ class SharedFiles(RuleBasedStateMachine):
 
     @rule(amount=st.integers(1, 5))
     def cleans(self, amount: int) -> None:
-        for _ in range(min(amount, len(self.current.cleaning))):
-            self.current.clean()
+        for _ in range(amount):
+            self.current.cleaning.finish()
+
+    @rule(requests=st.integers(1, 4))
+    def cleans_a_little(self, requests: int) -> None:
+        for _ in range(requests):
+            self.current.cleaning.step()
+
+    @rule(requests=st.integers(1, 20))
+    def cleaning_will_go_on_beside_the_next_entry(self, requests: int) -> None:
+        self.meanwhile = requests
 
     @rule()
     def sweeps(self) -> None:
@@ -316,10 +389,12 @@ class SharedFiles(RuleBasedStateMachine):
         self.zombies += self.current.workers
         self.retired.append(self.current)
         self.armed.clear()
-        self.current = self._take_over()
+        self._take_over()
 
-    @rule(which=st.integers(0, 100), worker=st.integers(0, WORKERS - 1), sweep=st.booleans())
-    def a_deposed_coordinator_goes_on(self, which: int, worker: int, sweep: bool) -> None:
+    @rule(
+        which=st.integers(0, 100), worker=st.integers(0, WORKERS - 1), sweep=st.booleans(), requests=st.integers(1, 20)
+    )
+    def a_deposed_coordinator_goes_on(self, which: int, worker: int, sweep: bool, requests: int) -> None:
         if not self.retired:
             return
         retired = self.retired[which % len(self.retired)]
@@ -328,15 +403,16 @@ class SharedFiles(RuleBasedStateMachine):
         try:
             if retired.workers and retired.workers[worker].outbox:
                 retired.hear(retired.workers[worker])
-            if retired.cleaning:
-                retired.clean()
+            for _ in range(requests):
+                retired.cleaning.step()
         except CheckpointError:
             pass  # what it retains has been deleted by a successor: it does not know what it may delete, and deletes nothing
         except DeposedError:
+            retired.cleaning.give_up()
             self.retired.remove(retired)  # it touches nothing more
 
     @rule(
-        operation=st.sampled_from(["create", "put_file", "delete", "list", "read"]),
+        operation=st.sampled_from(["create", "append", "put_file", "delete", "list", "read"]),
         fault=st.sampled_from([Fault.ERROR, Fault.LOST_BEFORE, Fault.LOST_AFTER]),
     )
     def storage_will_fail(self, operation: str, fault: Fault) -> None:
@@ -361,8 +437,23 @@ class SharedFiles(RuleBasedStateMachine):
         tail = Journal(self.inner).tail()
         return [] if tail is None else tail.retained
 
-    def _take_over(self) -> Coordinator:
-        storage = FaultyStorage(self.inner, self._plan)
+    def _clean(self) -> None:
+        """Do all cleaning that waits."""
+        cleaning = self.current.cleaning
+        while cleaning.under_way or cleaning.waiting:
+            cleaning.step()
+
+    def _take_over(self) -> None:
+        self.cleaning = cleaning = Cleaning()
+
+        def plan(operation: str, path: str) -> Fault:
+            if not cleaning.before_request() and path.startswith("journal/") and cleaning is self.cleaning:
+                requests, self.meanwhile = self.meanwhile, 0
+                for _ in range(requests):
+                    cleaning.step()
+            return self._plan(operation, path)
+
+        storage = FaultyStorage(self.inner, plan)
         journal = Journal(storage, sleep=lambda seconds: None)
         ledger = Ledger(
             storage,
@@ -374,9 +465,8 @@ class SharedFiles(RuleBasedStateMachine):
         )
         assert ledger.take_over(fresh=False, resume=True, origin="", again=False) == "go"
         ledger.read_base()
-        self.current = Coordinator(storage, ledger, Increments(True, FULL_EVERY))
+        self.current = Coordinator(storage, ledger, Increments(True, FULL_EVERY), cleaning=cleaning)
         self._new_attempt()
-        return self.current
 
     def _new_attempt(self, *, back: bool = False) -> None:
         current = self.current
@@ -404,11 +494,11 @@ class SharedFiles(RuleBasedStateMachine):
 
     def _sweep(self, coordinator: Coordinator) -> None:
         attempt = coordinator.attempt_id
-        coordinator.cleaning.append(lambda: coordinator.ledger.sweep(attempt))
+        coordinator.cleaning.append(lambda: coordinator.ledger.cleaner.sweep(attempt))
 
     def _plan(self, operation: str, path: str) -> Fault:
         for number, (what, fault) in enumerate(self.armed):
-            if what == operation:
+            if what == operation or (what == "append" and operation == "create" and path.startswith("journal/")):
                 del self.armed[number]
                 return fault
         return Fault.NONE

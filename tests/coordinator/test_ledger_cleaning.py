@@ -98,10 +98,10 @@ def test_deletes_that_fail_are_done_later_though_the_manifest_is_gone_by_then(st
     last = commit(ledger, 2, "shared/1.1-1.0-b")
     storage.refuses = ("shared/",)
     with pytest.raises(StorageError):
-        ledger.delete_doomed()
+        ledger.cleaner.delete_doomed()
     assert not storage.exists("chk-1-1.1-0/_metadata")
     storage.refuses = ()
-    ledger.delete_doomed()
+    ledger.cleaner.delete_doomed()
     assert stored(storage) == {f"{last}/_metadata", "shared/1.1-1.0-b"}
 
 
@@ -112,12 +112,26 @@ def test_what_a_failed_checkpoint_leaves_is_tried_again_with_the_next(storage: M
         storage.create(path, b"")
     storage.refuses = ("chk-2",)
     with pytest.raises(StorageError):
-        ledger.discard("chk-2-1.1-0", ["shared/1.1-2.0-x", "shared/1.1-1.0-a"])
+        ledger.cleaner.discard("chk-2-1.1-0", ["shared/1.1-2.0-x", "shared/1.1-1.0-a"])
     storage.refuses = ()
     last = commit(ledger, 3, "shared/1.1-1.0-a")
-    ledger.delete_doomed()
+    ledger.cleaner.delete_doomed()
     assert stored(storage) == {f"{last}/_metadata", "shared/1.1-1.0-a"}
     assert first != last
+
+
+def test_while_deletes_fail_a_checkpoint_that_fails_does_not_try_them_again(storage: Moody) -> None:
+    ledger = ledger_on(storage)
+    storage.refuses = ("chk-",)
+    for number in (1, 2):
+        storage.create(f"chk-{number}-1.1-0/s-0/x", b"")
+    with pytest.raises(StorageError):
+        ledger.cleaner.discard("chk-1-1.1-0")
+    ledger.cleaner.discard("chk-2-1.1-0")
+    storage.refuses = ()
+    last = commit(ledger, 3)
+    ledger.cleaner.delete_doomed()
+    assert stored(storage) == {f"{last}/_metadata"}
 
 
 def test_a_delete_that_waited_goes_by_what_is_retained_when_it_runs(storage: Moody) -> None:
@@ -125,7 +139,7 @@ def test_a_delete_that_waited_goes_by_what_is_retained_when_it_runs(storage: Moo
     commit(ledger, 1, "shared/1.1-1.0-a")
     commit(ledger, 2, "shared/1.1-1.0-a")
     last = commit(ledger, 3, "shared/1.1-1.0-a", "shared/1.1-3.0-b")
-    ledger.delete_doomed()
+    ledger.cleaner.delete_doomed()
     assert stored(storage) == {f"{last}/_metadata", "shared/1.1-1.0-a", "shared/1.1-3.0-b"}
 
 
@@ -136,7 +150,7 @@ def test_nothing_is_swept_while_a_retained_checkpoint_cannot_be_read(storage: Mo
     ledger = Ledger(storage, "ns/job", retention=Retention(1), journal=Journal(storage))
     ledger.take_over(fresh=False, resume=True, origin="", again=False)
     with pytest.raises(CorruptCheckpointError):
-        ledger.sweep(AttemptId(9, 1))
+        ledger.cleaner.sweep(AttemptId(9, 1))
     assert storage.exists("chk-0-1.1-0/leftover")
 
 
@@ -147,7 +161,7 @@ def test_a_savepoint_among_what_is_retained_may_have_been_deleted_by_its_user(st
     storage.delete([f"{savepoint}/_metadata"])
     successor = ledger_on_without_base(storage)
     storage.create("chk-9-1.1-0/leftover", b"")
-    assert successor.sweep(AttemptId(9, 1)) == 1
+    assert successor.cleaner.sweep(AttemptId(9, 1)) == 1
 
 
 def test_a_savepoint_that_leaves_what_is_retained_stays(storage: Moody) -> None:
@@ -155,8 +169,8 @@ def test_a_savepoint_that_leaves_what_is_retained_stays(storage: Moody) -> None:
     storage.create("savepoint-1-1.1-0/a", b"")
     commit_savepoint(ledger, 1, "savepoint-1-1.1-0/a")
     last = commit(ledger, 2)
-    ledger.delete_doomed()
-    ledger.sweep(AttemptId(9, 1))
+    ledger.cleaner.delete_doomed()
+    ledger.cleaner.sweep(AttemptId(9, 1))
     assert stored(storage) == {"savepoint-1-1.1-0/a", "savepoint-1-1.1-0/_metadata", f"{last}/_metadata"}
 
 

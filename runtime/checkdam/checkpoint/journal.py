@@ -17,31 +17,33 @@ its own. Clocks play no part in why that is safe:
   shows a higher one then. Such a coordinator has no epoch and exits; its stray fence is below the last entry, where nobody reads.
 * **A late starter takes nothing over.** A coordinator that slept before its first fence, while the same owner started another in its place, finds
   the higher rank of that one in the last entry and leaves the job to it. (Of coordinators of different owners the last one wins.)
-* **Readers find the last entry** by listing the highest block of slots between two looks at which block is the highest,
-  and by reading on from there until a slot is empty. A listing that lags a little is caught up by reading on.
 
-Entries lie in blocks, `journal/<first slot of the block>/<slot>`, so that finding the last one and deleting old ones
-costs one short listing, however long the job has run.
+Where entries lie and how the last one is found is in `slots.py`.
+
+A coordinator may look after its journal in another thread than the one that decides. `looks_owned` and `prune` go by the last entry of a moment
+ago. The slot after that, where an entry of unknown outcome may be, and all later ones are none of `prune`'s business; and what `looks_owned`
+finds there is only a reason to `check`, which waits for its turn between two decisions.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-from checkdam.checkpoint.entries import JournalEntry, Kind, decode_entry, encode_entry, fence_after
+from checkdam.checkpoint.entries import JournalEntry, Kind, encode_entry, fence_after
 from checkdam.checkpoint.folders import JOURNAL_FOLDER, number_of
+from checkdam.checkpoint.slots import BLOCK_SLOTS, CONTENTION_TRIES, Slots
 from checkdam.checkpoint.storage.base import Storage
 from checkdam.core.clock import Clock, SystemClock
 from checkdam.core.errors import (
     AlreadyExistsError,
     DeposedError,
-    NotFoundError,
     OutOfTouchError,
     StorageError,
     SupersededError,
@@ -54,14 +56,10 @@ RETENTION_MS: Final = 7 * 24 * 3_600_000
 SILENCE_LIMIT_MS: Final = 24 * 3_600_000
 """A coordinator that could not reach its journal for a day exits instead of working for nobody."""
 
-BLOCK_SLOTS: Final = 1000
-"""Slots in a block: one page of an S3 listing."""
-
 PRUNE_LIMIT: Final = 100
-"""Deletes in one call of `prune`, so that the next commit does not wait long behind them (1–2 ms each on ext4)."""
+"""Deletes in one call of `prune`, so that other cleaning does not wait long behind them (1–2 ms each on ext4)."""
 
 _RETRY_DELAYS_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-_CONTENTION_TRIES: Final = 100
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,8 @@ class _Pending:
 class Journal:
     """A log of decisions in checkpoint storage, with one writer at a time.
 
-    All methods block on storage and are called from one thread at a time. `tail` needs no fence and changes nothing.
+    All methods block on storage and are called from one thread at a time, but for `looks_owned` and `prune`, which another thread may call
+    meanwhile. `tail` needs no fence and changes nothing.
 
     Args:
         storage: The job's folder.
@@ -105,7 +104,7 @@ class Journal:
         if first_seq < 1:
             raise ValueError(f"`first_seq` must be at least 1 (got {first_seq})")
         self._storage = storage
-        self._folder = folder
+        self._slots = Slots(storage, folder, block_slots, first_seq)
         self._clock = clock or SystemClock()
         self._retention_ms = retention_ms
         self._block_slots = block_slots
@@ -152,7 +151,7 @@ class Journal:
             CorruptCheckpointError, IncompatibleCheckpointError: It cannot be read as one.
             StorageError: Storage failed.
         """
-        return self._find_tail(0)
+        return self._slots.tail(0)
 
     def fence(self, fresh: bool = False) -> JournalEntry:
         """Take the job over: probe the storage, then write a fence after the last entry. Its seq is the new epoch.
@@ -170,21 +169,21 @@ class Journal:
             raise RuntimeError("this journal has its epoch already; a new one needs a new Journal")
         self._refuse_deposed()
         self._storage.probe()
-        tail = self._find_tail(0)
-        for _ in range(_CONTENTION_TRIES):
+        tail = self._slots.tail(0)
+        for _ in range(CONTENTION_TRIES):
             self._refuse_late_start(tail)
             entry = self._opening_fence(tail, fresh)
             if self._claim(entry):
                 break
-            tail = self._find_tail(entry.seq)
+            tail = self._slots.tail(entry.seq)
         else:
             raise StorageError(
                 "fence",
-                self._where(entry.seq),
+                self._slots.where(entry.seq),
                 "other coordinators kept taking the slot",
                 "is one job started again and again?",
             )
-        if self._highest_slot() > entry.seq:
+        if self._slots.highest() > entry.seq:
             raise self._depose(f"entry {entry.seq} is not the last one any more")
         self._epoch = entry.seq
         self._own_fences.add(entry.seq)
@@ -233,7 +232,7 @@ class Journal:
         content = encode_entry(entry)
         self._pending = _Pending(entry, fence)
         try:
-            self._storage.create(self._path(entry.seq), content)
+            self._storage.create(self._slots.path(entry.seq), content)
         except (AlreadyExistsError, UnknownOutcomeError) as error:
             self._doubt = str(error)
             settled = self.settle()
@@ -241,7 +240,7 @@ class Journal:
                 return settled
             raise StorageError(
                 "append",
-                self._where(entry.seq),
+                self._slots.where(entry.seq),
                 "the storage lost the answer, and the entry had not been written",
                 "it is safe to try again",
             ) from None
@@ -277,7 +276,7 @@ class Journal:
         except StorageError as error:
             raise UnknownOutcomeError(
                 "settle",
-                self._where(pending.entry.seq),
+                self._slots.where(pending.entry.seq),
                 f"the slot could not be closed ({error.cause})",
                 "checkpoints wait until storage answers again",
             ) from error
@@ -290,24 +289,28 @@ class Journal:
             OutOfTouchError: The journal could not be reached for `SILENCE_LIMIT_MS`.
             StorageError: The journal cannot be reached now.
         """
-        self._refuse_deposed()
-        if self._last is None:
-            raise RuntimeError("`check` needs an epoch: call `fence` first")
-        try:
+        last = self._owned()
+        with self._in_touch():
             if self._pending is not None:
                 self.settle()
-            elif self._storage.exists(self._path(self._last.seq + 1)):
-                raise self._depose(f"entry {self._last.seq + 1} is not ours")
-        except StorageError as error:
-            silent_ms = self._clock.monotonic_ms() - self._reached_ms
-            if silent_ms > SILENCE_LIMIT_MS:
-                where, hours = f"{self._storage.uri}/{self._folder}", silent_ms // 3_600_000
-                raise OutOfTouchError(f"{where} could not be reached for {hours} hours: {error}") from error
-            raise
-        self._reached_ms = self._clock.monotonic_ms()
+            elif self._storage.exists(self._slots.path(last.seq + 1)):
+                raise self._depose(f"entry {last.seq + 1} is not ours")
+
+    def looks_owned(self) -> bool:
+        """Whether the slot after the last entry is empty, as it is while this coordinator owns the job. Any thread may ask.
+
+        `False` proves nothing, since an `append` may be under way in another thread: `check` tells then.
+
+        Raises:
+            DeposedError: It is known that another coordinator owns the job.
+            OutOfTouchError, StorageError: As `check`.
+        """
+        last = self._owned()
+        with self._in_touch():
+            return not self._storage.exists(self._slots.path(last.seq + 1))
 
     def prune(self, limit: int = PRUNE_LIMIT) -> int:
-        """Delete entries that are older than the last one by `retention_ms`, by the storage's own clock; fences stay.
+        """Delete entries that are older than the last one by `retention_ms`, by the storage's own clock; fences stay. Any thread may call.
 
         Works from the oldest on and goes on where the last call stopped; one call a minute keeps up with an entry a second.
 
@@ -319,19 +322,21 @@ class Journal:
 
         Raises:
             DeposedError: Another coordinator owns the job.
-            UnknownOutcomeError: An `append` is unsettled.
+            UnknownOutcomeError: It is not known what became of an `append`.
             StorageError: Storage failed; nothing is lost by that.
         """
-        last = self._writable()
-        last_ms = self._modified_ms(last.seq)
+        last = self._owned()
+        if self._doubt:
+            raise self._not_settled(last.seq + 1)
+        last_ms = self._slots.modified_ms(last.seq)
         if last_ms is None:
             return 0  # the listing lags
         doomed: list[int] = []
         floor = self._floor
-        for block in sorted(self._blocks()):
+        for block in sorted(self._slots.blocks()):
             if block + self._block_slots <= floor or block > last.seq or len(doomed) >= limit:
                 continue
-            for seq, modified_ms in self._slots(block):
+            for seq, modified_ms in self._slots.of_block(block):
                 if seq < floor:
                     continue
                 if seq >= last.seq or last_ms - modified_ms < self._retention_ms or len(doomed) >= limit:
@@ -343,21 +348,40 @@ class Journal:
 
     # Writing
 
-    def _writable(self) -> JournalEntry:
+    def _owned(self) -> JournalEntry:
+        """The last entry, unless it is known that another coordinator owns the job."""
         self._refuse_deposed()
         if self._last is None:
-            raise RuntimeError("writing needs an epoch: call `fence` first")
-        if self._pending is not None:
-            seq = self._pending.entry.seq
-            raise UnknownOutcomeError(
-                "append", self._where(seq), "the outcome of an earlier append is not settled", "call `settle` first"
-            )
+            raise RuntimeError("this needs an epoch: call `fence` first")
         return self._last
+
+    def _writable(self) -> JournalEntry:
+        last = self._owned()
+        if self._pending is not None:
+            raise self._not_settled(self._pending.entry.seq)
+        return last
+
+    def _not_settled(self, seq: int) -> UnknownOutcomeError:
+        cause = "the outcome of an earlier append is not settled"
+        return UnknownOutcomeError("append", self._slots.where(seq), cause, "call `settle` first")
+
+    @contextmanager
+    def _in_touch(self) -> Iterator[None]:
+        """Note that the journal was reached; where it was not, give up if that has been so for too long."""
+        try:
+            yield
+        except StorageError as error:
+            silent_ms = self._clock.monotonic_ms() - self._reached_ms
+            if silent_ms > SILENCE_LIMIT_MS:
+                hours = silent_ms // 3_600_000
+                raise OutOfTouchError(f"{self._slots.uri} could not be reached for {hours} hours: {error}") from error
+            raise
+        self._reached_ms = self._clock.monotonic_ms()
 
     def _refuse_late_start(self, tail: JournalEntry | None) -> None:
         if tail is not None and self._owner and tail.owner == self._owner and tail.rank > self._rank:
             raise SupersededError(
-                f"a coordinator of the same job that was started later owns {self._storage.uri}/{self._folder} "
+                f"a coordinator of the same job that was started later owns {self._slots.uri} "
                 f"(rank {tail.rank}, and this one has {self._rank})"
             )
 
@@ -383,9 +407,9 @@ class Journal:
         unknown: UnknownOutcomeError | None = None
         for delay_s in (*_RETRY_DELAYS_S, 0.0):
             try:
-                self._storage.create(self._path(fence.seq), encode_entry(fence))
+                self._storage.create(self._slots.path(fence.seq), encode_entry(fence))
             except AlreadyExistsError:
-                found = self._read(fence.seq)
+                found = self._slots.read(fence.seq)
                 return found is not None and found.nonce == fence.nonce
             except UnknownOutcomeError as error:
                 unknown = error
@@ -398,7 +422,7 @@ class Journal:
                 return True
         cause = unknown.cause if unknown else ""
         raise UnknownOutcomeError(
-            "fence", self._where(fence.seq), cause, "start again when storage answers"
+            "fence", self._slots.where(fence.seq), cause, "start again when storage answers"
         ) from unknown
 
     def _close_slot(self, pending: _Pending) -> JournalEntry:
@@ -406,13 +430,13 @@ class Journal:
         seq = pending.entry.seq
         found: JournalEntry | None = pending.fence
         try:
-            self._storage.create(self._path(seq), encode_entry(pending.fence))
+            self._storage.create(self._slots.path(seq), encode_entry(pending.fence))
         except AlreadyExistsError:
-            found = self._read(seq)
+            found = self._slots.read(seq)
         if found is None or found.nonce not in (pending.entry.nonce, pending.fence.nonce):
             raise self._depose(f"entry {seq} is not ours")
         if found.kind == "fence":
-            if self._storage.exists(self._path(seq + 1)):
+            if self._storage.exists(self._slots.path(seq + 1)):
                 raise self._depose(f"entry {seq + 1} is not ours")
             self._own_fences.add(seq)
         self._pending, self._doubt = None, ""
@@ -424,7 +448,7 @@ class Journal:
         self._reached_ms = self._clock.monotonic_ms()
 
     def _depose(self, reason: str) -> DeposedError:
-        self._deposed = f"this coordinator no longer owns {self._storage.uri}/{self._folder}: {reason}"
+        self._deposed = f"this coordinator no longer owns {self._slots.uri}: {reason}"
         return DeposedError(self._deposed)
 
     def _refuse_deposed(self) -> None:
@@ -433,69 +457,12 @@ class Journal:
 
     def _delete(self, doomed: list[int], floor: int) -> int:
         if doomed:
-            self._storage.delete([self._path(seq) for seq in doomed])
+            self._storage.delete([self._slots.path(seq) for seq in doomed])
         self._floor = floor
         return len(doomed)
-
-    # Reading
-
-    def _find_tail(self, at_least: int) -> JournalEntry | None:
-        """The last entry; slot `at_least` is known to have been filled (0: nothing is known)."""
-        for _ in range(_CONTENTION_TRIES):
-            known = max(self._highest_slot(), at_least)
-            entry = self._read(known or self._first_seq)
-            if entry is None and not known:
-                return None
-            if entry is None:
-                continue  # deleted since, so the last one is further on
-            while (following := self._read(entry.seq + 1)) is not None:
-                entry = following
-            return entry
-        raise StorageError("read", self._where(known), "it is listed or was refused as taken, but cannot be read")
-
-    def _highest_slot(self) -> int:
-        """A slot at or after the one that was last when this was called; 0 if nothing is listed."""
-        for _ in range(_CONTENTION_TRIES):
-            block = max(self._blocks(), default=None)
-            if block is None:
-                return 0
-            slots = self._slots(block)
-            if slots and max(self._blocks(), default=None) == block:
-                return slots[-1][0]
-        raise StorageError(
-            "list", f"{self._storage.uri}/{self._folder}", "its folders change faster than they can be listed"
-        )
-
-    def _blocks(self) -> list[int]:
-        return [int(name) for name in self._storage.folders(self._folder) if name.isdecimal()]
-
-    def _slots(self, block: int) -> list[tuple[int, int]]:
-        """(slot, modified_ms) of a block's entries, ascending."""
-        files = self._storage.list(f"{self._folder}/{block:012d}")
-        named = [(file.path.rsplit("/", 1)[1], file.modified_ms) for file in files]
-        return sorted((int(name), modified_ms) for name, modified_ms in named if name.isdecimal())
-
-    def _modified_ms(self, seq: int) -> int | None:
-        return dict(self._slots(self._block(seq))).get(seq)
 
     def _is_fence(self, seq: int) -> bool:
         if seq >= self._epoch:
             return seq in self._own_fences
-        entry = self._read(seq)
+        entry = self._slots.read(seq)
         return entry is not None and entry.kind == "fence"
-
-    def _read(self, seq: int) -> JournalEntry | None:
-        try:
-            data = self._storage.read(self._path(seq))
-        except NotFoundError:
-            return None
-        return decode_entry(data, seq, self._where(seq))
-
-    def _block(self, seq: int) -> int:
-        return seq - seq % self._block_slots
-
-    def _path(self, seq: int) -> str:
-        return f"{self._folder}/{self._block(seq):012d}/{seq:012d}"
-
-    def _where(self, seq: int) -> str:
-        return f"{self._storage.uri}/{self._path(seq)}"

@@ -170,6 +170,7 @@ class _Coordinator:
         self._clock = clock
         self._secret = _secret(config, config.secret_file)
         self._thread = SerialThread("storage")
+        self._cleaning = SerialThread("cleaning")
         self._job: Job | None = None
         # Only storage that does not outlive its coordinator needs epochs from outside.
         journal = Journal(
@@ -183,7 +184,7 @@ class _Coordinator:
         retention = Retention(checkpoint.retain, checkpoint.retain_for_ms)
         transfers = Transfers(checkpoint.storage.parallel_transfers)
         ledger = Ledger(storage, plan.job.job_id, retention=retention, journal=journal, transfers=transfers)
-        self._records = Records(ledger, self._thread, self._broken)
+        self._records = Records(ledger, self._thread, self._cleaning, self._broken)
 
     async def run(self, signals: Signals, http: tuple[str, int]) -> Ending:
         """From fencing to the end.
@@ -209,6 +210,7 @@ class _Coordinator:
         except CheckdamError as error:
             return self._complete(ending_of(error), stopped=isinstance(error, DrainedError))
         finally:
+            self._cleaning.close()
             if not config.linger:  # otherwise savepoints may still be disposed of
                 self._thread.close()
 
@@ -289,7 +291,8 @@ class _Coordinator:
         if self._plan.job.spec.checkpoint.mode != "AtMostOnce":
             return None
         journal = Journal(self._storage, "reservations", clock=self._clock, retention_ms=_RESERVATIONS_KEPT_MS)
-        return Reservations(journal, self._thread, self._send_reserved)
+        # In a thread of their own: neither do commits wait for them, nor they for commits.
+        return Reservations(journal, SerialThread("reservations"), self._send_reserved)
 
     def _send_reserved(self, attempt: AttemptId, index: int, message: Message) -> None:
         if self._job is not None:

@@ -1,22 +1,13 @@
 """The job's records in storage, seen by its coordinator: what it starts from, what it commits, what it throws away.
 
 `Ledger` puts journal and checkpoint files together under the rules that make them safe: a manifest before its entry, the
-entry as the commit point, deletes only after an entry that dropped what they delete, nothing at all while an entry is
-unsettled. All methods block; the job calls them one at a time in its storage thread.
+entry as the commit point, deletes only after an entry that dropped what they delete.
 
-Why no file is deleted that is still needed, although checkpoints share files and everything may be late:
-
-* A file that several checkpoints name is deleted only if no manifest of `retained` names it, as the journal's last entry
-  has it *when the delete runs*, however long it waited in its queue. Only this thread changes `retained`.
-* A checkpoint in flight names nothing but its own uploads and files of its base. The base is the last completed checkpoint
-  and stays in `retained` until the one in flight has been journalled. Deletes for a checkpoint that failed take its own
-  uploads, which nobody else can name, by the names that they have (`checkpoint.folders.is_own`).
-* A worker deletes only what it uploaded itself, for a checkpoint that it has not acknowledged. What it names again of the
-  base it never deletes, and what it has acknowledged is the coordinator's.
-* A coordinator that was deposed and wakes up deletes by an old `retained`. Its successor began with the last checkpoint in that
-  very list, or with an older one of it; whatever it takes names files of those, or its own, whose names carry a higher epoch.
-* The sweep takes only what attempts before the running one have uploaded. Whatever one of their workers uploads later has a
-  name that nobody knows, and goes with the sweep after.
+**Two threads.** All methods block. What decides goes through one thread, the job's storage thread, one after another in the order of the calls.
+What only looks after the house goes through another, so that no commit waits for it, however long storage takes: `cleaner`, `looks_owned` and
+`prune`. The state that both see changes in the storage thread alone, and each change is one assignment: the list `retained` (after the
+entry that says so, never before), the journal's last entry, and its doubt. So the other thread sees what was so a moment ago, and
+`cleaning.py` and `journal.py` say why that does no harm. What a user wants deleted, `dispose`, is decided by the journal: it waits between commits.
 
 A wish to start over, or from a certain checkpoint, comes with the coordinator's configuration, and a coordinator that
 died is started again with the same one. So the wish's *origin* is journalled with the first checkpoint that follows
@@ -26,13 +17,11 @@ from it; a coordinator that finds its own wish's origin there goes on from the t
 from __future__ import annotations
 
 import logging
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -45,14 +34,14 @@ from checkdam.checkpoint.opening import open_checkpoint
 from checkdam.checkpoint.storage.base import Storage
 from checkdam.checkpoint.store import CheckpointStore
 from checkdam.checkpoint.transfers import Transfers
+from checkdam.coordinator.cleaning import Cleaner
+from checkdam.coordinator.facts import Facts
 from checkdam.coordinator.retention import Retained, Retention, retain
 from checkdam.core import faultpoints
 from checkdam.core.errors import CheckpointError, CorruptCheckpointError, StorageError, UnknownOutcomeError
 from checkdam.spec.checkpoint import CheckpointStorage
 
 _log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _SETTLE_PAUSE_S: Final = 1.0
 
@@ -91,19 +80,6 @@ class Foreign:
     manifest: CheckpointManifest
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """What must be known of a retained checkpoint; many of them name the same files, so a path is held once."""
-
-    created_ms: int
-    paths: tuple[str, ...]
-
-    @classmethod
-    def of(cls, folder: str, manifest: CheckpointManifest) -> _Facts:
-        paths = (*manifest.paths(), f"{folder}/{METADATA}")
-        return cls(manifest.created_ms, tuple(map(sys.intern, paths)))
-
-
 class Ledger:
     """The records of one job.
 
@@ -119,6 +95,7 @@ class Ledger:
         base: The last completed checkpoint; `None` before there is one, or before it was read.
         notes: What the journal holds beside checkpoints.
         resumes_stop: The job goes on from where it had been stopped cleanly: nothing was read after that checkpoint.
+        cleaner: Deletes what does not count any more.
     """
 
     def __init__(
@@ -141,8 +118,8 @@ class Ledger:
         self._retention = retention
         self._sleep = sleep
         self._retained: list[str] = []
-        self._doomed: dict[str, set[str]] = {}
-        self._facts: dict[str, _Facts] = {}
+        self._facts = Facts(self._store)
+        self.cleaner = Cleaner(self._store, self._facts, retained=lambda: self._retained, doubt=lambda: journal.doubt)
 
     @property
     def epoch(self) -> int:
@@ -244,7 +221,7 @@ class Ledger:
         kind: Literal["checkpoint", "stopped"],
         notes: Notes | None = None,
     ) -> None:
-        """Make a checkpoint count: write its manifest, then the journal entry.
+        """Make a checkpoint count: write its manifest, then the journal entry. What the entry drops is handed to `cleaner`.
 
         Raises:
             StorageError: It does not count, and never will.
@@ -260,8 +237,9 @@ class Ledger:
         faultpoints.hit("journal-written")
         self.notes = notes
         self._retained, self._folder = kept, folder
-        self._doomed.update((gone, set()) for gone in dropped)
-        self._facts[folder] = _Facts.of(folder, manifest)
+        self._facts.note(folder, manifest)
+        for gone in dropped:
+            self.cleaner.doom(gone)
         self.base = Base(folder, manifest)
 
     def save(self, folder: str, manifest: CheckpointManifest) -> None:
@@ -296,43 +274,16 @@ class Ledger:
         """
         self._journal.check()
 
-    def delete_doomed(self) -> None:
-        """Delete the checkpoints that have left `retained` or failed; what fails is tried again at the next call.
+    def looks_owned(self) -> bool:
+        """Whether this coordinator still owns the job; if it does not look so, `check` tells. Any thread may ask.
 
         Raises:
-            StorageError, CheckpointError: Storage failed, or a retained checkpoint cannot be read.
+            DeposedError, OutOfTouchError, StorageError: As `check`.
         """
-        if not self._doomed or self._journal.unsettled:
-            return
-        kept = self._kept_paths()
-        for folder in list(self._doomed):
-            if folder not in self._retained:
-                # Remembered, because what its manifest names cannot be told any more once that is gone.
-                self._doomed[folder] = self._store.files_of(folder, self._doomed[folder])
-                self._store.delete_files(self._doomed[folder] - kept)
-                self._facts.pop(folder, None)
-            del self._doomed[folder]
-
-    def discard(self, folder: str, uploads: Iterable[str] = ()) -> None:
-        """Delete a checkpoint that does not count: what is in its folder, and `uploads` that were acknowledged for it.
-
-        Raises:
-            StorageError, CheckpointError: Storage failed, or a retained checkpoint cannot be read; `delete_doomed` goes on.
-        """
-        self._doomed.setdefault(folder, set()).update(uploads)
-        self.delete_doomed()
-
-    def sweep(self, running: Attempt) -> int:
-        """Delete what attempts before `running` have left and no retained checkpoint names; returns how many files.
-
-        Raises:
-            StorageError, CheckpointError: Storage failed, or a retained checkpoint cannot be read; then nothing was deleted,
-                since nobody knows what it names.
-        """
-        return 0 if self._journal.unsettled else self._store.sweep(running, self._kept_paths())
+        return self._journal.looks_owned()
 
     def prune(self) -> None:
-        """Delete journal entries that nobody needs any more.
+        """Delete journal entries that nobody needs any more. Any thread may call.
 
         Raises:
             StorageError, DeposedError: Storage failed, or another coordinator owns the job.
@@ -393,36 +344,20 @@ class Ledger:
 
         return copy_files(foreign.store, foreign.manifest, self.storage, path_of, self._store.transfers)
 
-    def _kept_paths(self) -> set[str]:
-        """All files of retained checkpoints. A savepoint's are its own, and are never deleted anyhow."""
-        folders = [folder for folder in self._retained if not SavepointFolder.parse(folder)]
-        return {path for facts in self._each(self._fact, folders) for path in facts.paths}
-
     def _aged(self) -> list[Retained]:
         """What is retained, with its age where that plays a part."""
         if not self._retention.for_ms:
             return [Retained(folder, 0) for folder in self._retained]
-        return self._each(self._age, self._retained)
+        return self._facts.each(self._age, self._retained)
 
     def _age(self, folder: str) -> Retained:
         """A retained checkpoint with its age; one that cannot be read any more is as old as can be."""
         try:
-            return Retained(folder, self._fact(folder).created_ms)
+            return Retained(folder, self._facts.of(folder).created_ms)
         except CheckpointError:
             return Retained(folder, 0)
         except StorageError:
             return Retained(folder, None)
-
-    def _fact(self, folder: str) -> _Facts:
-        if folder not in self._facts:
-            self._facts[folder] = _Facts.of(folder, self._store.read_manifest(folder))
-        return self._facts[folder]
-
-    def _each(self, read: Callable[[str], T], folders: Sequence[str]) -> list[T]:
-        """`read` for each folder, several at a time where storage must be asked."""
-        if all(folder in self._facts for folder in folders):
-            return [read(folder) for folder in folders]
-        return self._store.transfers.run([partial(read, folder) for folder in folders])
 
     def _append(
         self,

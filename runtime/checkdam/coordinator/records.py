@@ -1,7 +1,9 @@
-"""The ledger for the event loop: each piece of storage work is one awaitable, done in the job's storage thread.
+"""The ledger for the event loop: each piece of storage work is one awaitable, done in one of two threads.
 
-Cleaning up is work that nobody waits for. It is queued behind the commit that allowed it, and when storage fails it is
-tried again with the next.
+What decides is done in the storage thread, in the order in which it was asked for. Cleaning up is work that nobody waits for, and looking
+whether the job is still ours can wait. Both are done in a thread of their own: where storage does not answer, each request takes
+until its retries are used up, and commits would stand behind all of them. Cleaning is queued after the commit that allowed it,
+and when storage fails it is tried again with the next. What the two threads share is written in `ledger.py`.
 """
 
 from __future__ import annotations
@@ -27,13 +29,21 @@ class Records:
 
     Args:
         ledger: Used by nobody else.
-        thread: Where its work is done.
+        thread: Where what decides is done.
+        cleaning: Where the rest is done.
         on_broken: Called with what cleaning up raised, if it was not merely storage that failed: the job must end.
     """
 
-    def __init__(self, ledger: Ledger, thread: SerialThread, on_broken: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        thread: SerialThread,
+        cleaning: SerialThread,
+        on_broken: Callable[[BaseException], None],
+    ) -> None:
         self._ledger = ledger
         self._thread = thread
+        self._cleaning = cleaning
         self._on_broken = on_broken
         self._background: set[asyncio.Future[object]] = set()
 
@@ -132,7 +142,7 @@ class Records:
     ) -> None:
         """`Ledger.commit`; what leaves `retained` is deleted in the background."""
         await self._thread.run(self._ledger.commit, folder, manifest, kind, notes)
-        self._clean(self._ledger.delete_doomed)
+        self._clean(self._ledger.cleaner.delete_doomed)
 
     async def save(self, folder: str, manifest: CheckpointManifest) -> None:
         """`Ledger.save`."""
@@ -143,24 +153,25 @@ class Records:
         await self._thread.run(self._ledger.close, kind, attempt)
 
     async def check(self) -> None:
-        """`Ledger.check`, where storage that cannot be reached for now is no news.
+        """Make sure that this coordinator still owns the job; storage that cannot be reached for now is no news.
 
         Raises:
             DeposedError: Another coordinator owns the job.
             OutOfTouchError: Storage could not be reached for a day.
         """
         try:
-            await self._thread.run(self._ledger.check)
+            if not await self._cleaning.run(self._ledger.looks_owned):
+                await self._thread.run(self._ledger.check)
         except StorageError as error:
             _log.warning("the journal cannot be reached: %s", error)
 
     def discard(self, folder: str, uploads: Sequence[str] = ()) -> None:
-        """Delete the files of a checkpoint that failed, in the background: `Ledger.discard`."""
-        self._clean(lambda: self._ledger.discard(folder, uploads))
+        """Delete the files of a checkpoint that failed, in the background: `Cleaner.discard`."""
+        self._clean(lambda: self._ledger.cleaner.discard(folder, uploads))
 
     def sweep(self, running: AttemptId) -> None:
         """Delete what attempts before `running` have left, in the background."""
-        self._clean(lambda: self._ledger.sweep(running))
+        self._clean(lambda: self._ledger.cleaner.sweep(running))
 
     def prune(self) -> None:
         """Delete old journal entries, in the background."""
@@ -172,7 +183,7 @@ class Records:
             await asyncio.wait(self._background, timeout=patience_s)
 
     def _clean(self, work: Callable[[], object]) -> None:
-        future = self._thread.run(work)
+        future = self._cleaning.run(work)
         self._background.add(future)
         future.add_done_callback(self._cleaned)
 

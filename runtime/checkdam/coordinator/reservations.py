@@ -40,7 +40,7 @@ class Reservations:
 
     Args:
         journal: Of their own.
-        thread: Where storage work is done.
+        thread: Where their storage work is done.
         send: Queues a message to a worker of the attempt, if that is still the running one.
         period_s: At most one write in so long.
     """

@@ -1,7 +1,8 @@
 """Blocking work beside the event loop: one daemon thread that does one thing after another.
 
-The coordinator's storage work goes through one such thread, so two pieces of it never overlap and happen in the order in
-which they were decided. The thread is a daemon: a coordinator that has been deposed must be able to exit while a request
+What the coordinator decides in storage goes through one such thread, so two pieces of it never overlap and happen in the order in
+which they were decided. Cleaning up goes through another, and so does what a source asks of its system, since nothing that may take long is
+to be in a decision's way. The thread is a daemon: a coordinator that has been deposed must be able to exit while a request
 hangs.
 """
 
