@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from decide_kit import (
@@ -320,6 +321,42 @@ def test_a_wish_of_a_version_that_failed_before_it_worked_is_that_of_the_next_on
     assert decision.status.deployment is not None
     start = decision.status.deployment.start
     assert (start.resume, start.fresh, start.restore_from, start.request) == (True, fresh, uri, f"{UID}-g1")
+
+
+ELSEWHERE = "s3://other/savepoint-1"
+BEFORE = StartWish(resume=True, restore_from=ELSEWHERE, request=f"{UID}-g1")
+NOTHING = StartWish(fresh=True, request=f"{UID}-g2")
+
+
+@pytest.mark.parametrize(
+    ("mode", "edit", "start"),
+    [
+        ("Savepoint", {"image": "words:2"}, BEFORE),
+        ("LastState", {"image": "words:2"}, BEFORE),
+        ("Stateless", {"image": "words:2"}, NOTHING),
+        ("Stateless", {"image": "words:2", "restoreFrom": ""}, NOTHING),
+        ("Stateless", {"image": "words:2", "restoreFrom": "Fresh"}, NOTHING),
+        (
+            "Stateless",
+            {"image": "words:2", "restoreFrom": "s3://other/savepoint-2"},
+            StartWish(restore_from="s3://other/savepoint-2", request=f"{UID}-g2"),
+        ),
+        ("Stateless", {"parallelism": 3}, BEFORE),
+    ],
+)
+def test_what_follows_a_version_that_failed_before_it_had_restored(
+    mode: str, edit: dict[str, Any], start: StartWish
+) -> None:
+    upgrade = {"mode": mode}
+    first = new_job(manifest(restoreFrom=ELSEWHERE, upgrade=upgrade))
+    failed = with_deployment(after(first, decide(first)), outcome="Failed", message="the image has no such module")
+    edited = replace(failed.job, spec=manifest(**{"restoreFrom": ELSEWHERE, "upgrade": upgrade, **edit}), generation=2)
+
+    decision = decide(replace(failed, job=edited))
+
+    assert decision.status is not None
+    assert decision.status.deployment is not None
+    assert decision.status.deployment.start == start
 
 
 @pytest.mark.parametrize(("restore_from", "fresh", "uri"), WISHES)

@@ -106,7 +106,8 @@ def _change(situation: Situation, spec: StreamJob, deployment: Deployment, chang
     wish, trouble = _start_wish(situation, spec, deployment)
     if wish is None:
         return Rollout(change, trouble=trouble)
-    if change == "Upgrade" and spec.spec.upgrade.mode == "Stateless" and not wish.restore_from:
+    if change == "Upgrade" and spec.spec.upgrade.mode == "Stateless":
+        # Also where `restoreFrom` still names what a version that came to nothing was to begin with: a wish of this edit would be a `Restore`.
         wish = StartWish(fresh=True, request=_request(situation))
     stopping = stop_running(situation, deployment, _how(change, spec))
     if not stopping.done:
