@@ -103,6 +103,8 @@ class Pod:
         last_terminated: How it ended before it was started again.
         unschedulable: The scheduler's message, if it finds no node.
         evicted: Why Kubernetes ends the pod, if it does: the reason of the pod itself.
+        disrupted: Whether Kubernetes says that it ends the pod for a reason that lies outside of it (`DisruptionTarget`): a drain, a node
+            that is short of something or shuts down, a pod that is more important. One that exceeds its own limit for local storage is not.
     """
 
     name: str
@@ -126,6 +128,7 @@ class Pod:
     last_terminated: Termination | None = None
     unschedulable: str = ""
     evicted: str = ""
+    disrupted: bool = False
 
     @property
     def last_end(self) -> Termination | None:
@@ -456,6 +459,7 @@ def pod_of(resource: Mapping[str, Any]) -> Pod | None:
         last_terminated=_termination((container.get("lastState") or {}).get("terminated")),
         unschedulable=scheduled.get("message", "") if scheduled.get("reason") == "Unschedulable" else "",
         evicted=status.get("reason", "") if status.get("phase") == "Failed" else "",
+        disrupted=conditions.get("DisruptionTarget", {}).get("status") == "True",
     )
 
 

@@ -26,7 +26,7 @@ from decide_kit import (
 from checkdam_operator.decide import decide
 from checkdam_operator.decide.actions import ApplyServices, CreatePod, DeletePod, KeepManifest
 from checkdam_operator.decide.pods import replacement_pause_ms
-from checkdam_operator.observed import Situation, Slot, Termination, WorkerReport
+from checkdam_operator.observed import Situation, Slot, Termination, WorkerReport, pod_of
 from checkdam_operator.resources.names import pod_hash
 
 
@@ -88,7 +88,7 @@ def test_a_pod_that_is_of_no_use_is_replaced_at_once_beside_itself(changes: dict
 
     situation = with_pod(running(), old, **changes)
 
-    assert _created(situation) == [CreatePod(Slot("worker", 1), old.uid, 1, cause)]
+    assert _created(situation) == [CreatePod(Slot("worker", 1), old.uid, 0 if cause == "Deleted" else 1, cause)]
     assert _deleted(situation) == ([] if cause == "Deleted" else [old.name])
 
 
@@ -201,6 +201,61 @@ def test_replacements_in_a_row_wait_longer_and_longer() -> None:
     assert pauses == [0, 0, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000, 300_000]
 
 
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [
+        ({"deleting": True}, False),
+        ({"deleting": True, "phase": "Failed", "terminated": Termination("Error", 143)}, False),
+        ({"deleting": True, "phase": "Succeeded", "terminated": Termination("Completed", 0)}, False),
+        ({"deleting": True, "disrupted": True}, False),
+        ({"deleting": True, "waiting_reason": "CrashLoopBackOff", "restart_count": 1}, False),
+        ({"phase": "Failed", "evicted": "Evicted", "disrupted": True}, False),
+        ({"phase": "Failed", "evicted": "Terminated", "disrupted": True}, False),
+        ({"phase": "Failed", "evicted": "Evicted"}, True),
+        ({"phase": "Failed", "evicted": "OutOfcpu"}, True),
+        ({"phase": "Failed"}, True),
+        ({"terminated": Termination("OOMKilled", 137), "restart_count": 1}, True),
+        ({"terminated": Termination("Error", 1), "restart_count": 1, "disrupted": True}, True),
+        ({"waiting_reason": "CrashLoopBackOff", "restart_count": 1}, True),
+    ],
+)
+def test_a_row_grows_with_pods_that_fail_and_not_with_those_that_are_ended_from_outside(
+    changes: dict[str, object], counts: bool
+) -> None:
+    fifth = {"created_ms": NOW_MS - 15_000, "replacements": 5, "running_since_ms": None}
+    situation = with_pod(running(), worker(1), **{**fifth, **changes})
+
+    created = _created(situation)
+    later = _created(replace(situation, now_ms=NOW_MS + 1_000))
+
+    assert [action.replacements for action in created] == ([] if counts else [5])
+    assert [action.replacements for action in later] == [6 if counts else 5]
+
+
+@pytest.mark.parametrize(("status", "disrupted"), [("True", True), ("False", False)])
+def test_kubernetes_says_in_a_condition_that_it_ends_a_pod_for_a_reason_outside_of_it(
+    status: str, disrupted: bool
+) -> None:
+    labels = {"app.kubernetes.io/component": "worker", "checkdam.dev/index": "1", "checkdam.dev/revision": "1"}
+    body = {
+        "metadata": {"name": "words-w1-abcde", "uid": "uid-1", "labels": labels},
+        "status": {"phase": "Failed", "conditions": [{"type": "DisruptionTarget", "status": status}]},
+    }
+
+    seen = pod_of(body)
+
+    assert seen is not None
+    assert seen.disrupted is disrupted
+
+
+def test_whoever_deletes_each_pod_as_it_comes_does_not_keep_the_operator_busy() -> None:
+    situation = with_pod(running(), worker(1), created_ms=NOW_MS - 500, deleting=True)
+
+    assert _created(situation) == []
+    assert decide(situation).again_ms == NOW_MS + 1_500
+    assert [action.cause for action in _created(replace(situation, now_ms=NOW_MS + 1_500))] == ["Deleted"]
+
+
 def test_a_pod_that_must_wait_for_its_replacement_stays_to_tell_why() -> None:
     crashing = {
         "created_ms": NOW_MS - 1_000,
@@ -224,9 +279,11 @@ def test_a_pod_that_must_wait_for_its_replacement_stays_to_tell_why() -> None:
 
 
 def test_a_row_of_replacements_ends_when_a_pod_has_lived_for_a_while() -> None:
-    situation = with_pod(running(), worker(0), replacements=7, deleting=True)
+    failed = with_pod(running(), worker(0), replacements=7, phase="Failed")
+    deleted = with_pod(running(), worker(0), replacements=7, deleting=True)
 
-    assert [action.replacements for action in _created(situation)] == [1]
+    assert [action.replacements for action in _created(failed)] == [1]
+    assert [action.replacements for action in _created(deleted)] == [0]
 
 
 def test_pods_of_other_revisions_and_of_a_smaller_parallelism_go() -> None:
@@ -309,7 +366,7 @@ def test_a_pod_that_is_gone_before_its_deletion_was_seen_is_replaced_under_anoth
         last_pods={pod.slot: pod for pod in running().pods},
     )
 
-    assert _created(situation) == [CreatePod(gone.slot, replaces=gone.uid, replacements=1, cause="Deleted")]
+    assert _created(situation) == [CreatePod(gone.slot, replaces=gone.uid, replacements=0, cause="Deleted")]
 
 
 def test_the_successor_of_a_pod_that_is_gone_is_not_replaced_as_its_predecessor_was() -> None:

@@ -4,6 +4,9 @@ Each slot holds one pod of the deployed revision. A pod that is being deleted, w
 was lost with its node is replaced at once by one of another name, beside it if need be; the old one is deleted gracefully and may take as long as it likes.
 That is safe because the journal and the attempts' numbers fence what is left of it. A container that ends for the first time is started
 again by the kubelet, which is faster; what the kubelet would only do after a while (`CrashLoopBackOff`) is not waited for.
+
+Pods that fail one after the other are a row, and after two of them the next ones wait. That somebody deletes a pod, drains its node, or needs the
+room for another, says nothing about how its successor will do: it is replaced at once, and the row is what it was before.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ FREE_REPLACEMENTS: Final = 2
 FIRST_PAUSE_MS: Final = 2_000
 LONGEST_PAUSE_MS: Final = 300_000
 """The pause between replacements doubles from the first to the longest, which is the kubelet's own for containers."""
+
+YOUNG_MS: Final = 2_000
+"""A pod that is ended from outside must have been there for so long before it is replaced: whoever deletes each one as it comes, such as a policy
+that does not permit it, would otherwise keep the API server busy."""
 
 CONNECT_PATIENCE_MS: Final = 120_000
 """How long after its container has started, for the first time or again, a worker may take to connect: it imports the user's modules."""
@@ -174,13 +181,21 @@ def _replacement(slot: Slot, pods: list[Pod], faults: dict[str, str], now_ms: in
     )
     if last is None:
         return CreatePod(slot), now_ms
-    row = last.replacements + 1 if now_ms - last.created_ms < QUIET_MS else 1
-    earliest_ms = last.created_ms + replacement_pause_ms(row)
-    if now_ms < earliest_ms:
-        return None, earliest_ms
     cause = faults.get(last.uid, "Deleted")
+    row = last.replacements if now_ms - last.created_ms < QUIET_MS else 0
+    pause_ms = YOUNG_MS
+    if not _ended_from_outside(last, cause):
+        row += 1
+        pause_ms = replacement_pause_ms(row)
+    if now_ms < last.created_ms + pause_ms:
+        return None, last.created_ms + pause_ms
     # Kubernetes goes on giving pods to a node that hangs for 50 s.
     return CreatePod(slot, last.uid, row, cause, last.node if cause == "Lost" else ""), now_ms
+
+
+def _ended_from_outside(pod: Pod, cause: str) -> bool:
+    """Whether a pod that would have gone on was put an end to."""
+    return cause == "Deleted" or (pod.phase == "Failed" and pod.disrupted)
 
 
 def replacement_pause_ms(row: int) -> int:

@@ -219,8 +219,13 @@ class PodLife:
         self.ending = True
         if self.process is not None:
             self.process.die()
-        self._show_ready(False)
-        self._show(phase="Failed", reason="Evicted", message="The node was low on resource: memory.")
+        conditions = [
+            {"type": "PodScheduled", "status": "True"},
+            {"type": "Ready", "status": "False"},
+            {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"},
+        ]
+        message = "The node was low on resource: memory."
+        self._show(phase="Failed", reason="Evicted", message=message, conditions=conditions)
 
     def delete(self) -> None:
         """It is being deleted: end gracefully."""
