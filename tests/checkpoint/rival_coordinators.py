@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from checkdam.checkpoint.entries import JournalEntry
+from checkdam.checkpoint.entries import JournalEntry, decode_entry
 from checkdam.checkpoint.journal import Journal
 from checkdam.checkpoint.storage.base import Storage
 from checkdam.core.errors import DeposedError, StorageError, UnknownOutcomeError
@@ -68,9 +68,8 @@ def run_rivals(storage: Storage, chance: random.Random, steps: int = 30) -> Prom
 
 def check_history(storage: Storage, promises: Promises) -> None:
     """One linear history, in which every promise is kept."""
-    journal = Journal(storage)
-    slots = sorted(int(file.path.rsplit("/", 1)[1]) for file in storage.list("journal"))
-    history = [entry for entry in map(journal._read, slots) if entry is not None]
+    paths = sorted(file.path for file in storage.list("journal"))
+    history = [decode_entry(storage.read(path), int(path.rsplit("/", 1)[1]), path) for path in paths]
     assert [entry.seq for entry in history] == list(range(1, len(history) + 1))
     nonces = {entry.nonce for entry in history}
     assert [entry for entry in promises.committed if entry.nonce not in nonces] == []
