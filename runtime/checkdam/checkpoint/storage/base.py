@@ -61,7 +61,9 @@ class Storage(Protocol):
         """Copy a stored file to `local`, which does not exist yet. Raises: NotFoundError."""
         ...
 
-    def exists(self, path: str) -> bool: ...
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file; a folder is none."""
+        ...
 
     def list(self, prefix: str) -> Iterator[StoredFile]:
         """All files below the folder `prefix` (`""`: all), recursively, in any order."""

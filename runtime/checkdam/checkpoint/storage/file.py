@@ -20,6 +20,7 @@ from typing import Final
 from urllib.parse import quote
 
 from checkdam.checkpoint.storage.base import StoredFile
+from checkdam.checkpoint.storage.deleting import delete_each
 from checkdam.checkpoint.storage.naming import TEMPORARY_FOLDER, check_name, check_prefix
 from checkdam.checkpoint.storage.probing import probe_conditional_create
 from checkdam.core.errors import AlreadyExistsError, NotFoundError, StorageError, UnknownOutcomeError
@@ -157,21 +158,7 @@ class FileStorage:
         return sorted(name for name in names if self._holds_a_file(f"{folder}/{name}" if folder else name))
 
     def delete(self, paths: Iterable[str]) -> None:
-        first: StorageError | None = None
-        parents: set[Path] = set()
-        for path in paths:
-            file = self.root / check_name("delete", path, self.uri)
-            try:
-                file.unlink(missing_ok=True)
-            except OSError as error:
-                if error.errno not in _ABSENT:
-                    first = first or self._error("delete", path, error)
-                continue
-            parents.add(file.parent)
-        for parent in parents:
-            self._remove_if_empty(parent)
-        if first is not None:
-            raise first
+        delete_each(paths, self._delete, self._remove_if_empty)
 
     def sweep_temporary(self, age_ms: int = TEMPORARY_AGE_MS) -> int:
         """Delete what crashed writers left, untouched for `age_ms` by the file system's own clock; returns how many."""
@@ -207,8 +194,16 @@ class FileStorage:
             return True
         return any(self._holds_a_file(f"{folder}/{entry.name}") for entry in entries)
 
-    def _remove_if_empty(self, folder: Path) -> None:
-        while folder != self.root and folder.is_relative_to(self.root):
+    def _delete(self, path: str) -> None:
+        try:
+            (self.root / check_name("delete", path, self.uri)).unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise self._error("delete", path, error) from error
+
+    def _remove_if_empty(self, path: str) -> None:
+        folder = self.root / path
+        while folder != self.root:
             try:
                 folder.rmdir()
             except OSError:

@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 import fsspec
 
 from checkdam.checkpoint.storage.base import StoredFile
+from checkdam.checkpoint.storage.deleting import delete_each
 from checkdam.checkpoint.storage.naming import check_name, check_prefix
 from checkdam.checkpoint.storage.probing import probe_conditional_create
 from checkdam.core.errors import AlreadyExistsError, NotFoundError, StorageError, UnknownOutcomeError
@@ -161,23 +162,12 @@ class FsspecStorage:
         return [name for name in names if self._holds_a_file(f"{folder}/{name}" if folder else name)]
 
     def delete(self, paths: Iterable[str]) -> None:
-        first: StorageError | None = None
-        parents: set[str] = set()
-        for path in paths:
-            check_name("delete", path, self.uri)
-            try:
-                with self._naming("delete", path):
-                    self._filesystem().rm_file(self._absolute(path))
-            except NotFoundError:
-                continue
-            except StorageError as error:
-                first = first or error
-            else:
-                parents.add(path.rpartition("/")[0])
-        for parent in parents:
-            self._remove_if_empty(parent)
-        if first is not None:
-            raise first
+        delete_each(paths, self._delete, self._remove_if_empty)
+
+    def _delete(self, path: str) -> None:
+        check_name("delete", path, self.uri)
+        with self._naming("delete", path):
+            self._filesystem().rm_file(self._absolute(path))
 
     def _filesystem(self) -> Any:
         """This process's own, since many hold connections and threads, which a fork does not take along; with an empty cache."""

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from checkdam.checkpoint.storage.base import StoredFile
+from checkdam.checkpoint.storage.deleting import delete_each
 from checkdam.checkpoint.storage.naming import TEMPORARY_FOLDER, check_name, check_prefix
 from checkdam.checkpoint.storage.probing import probe_conditional_create
 from checkdam.checkpoint.storage.webhdfs import DEFAULT_PORT, HdfsError, HdfsFile, WebHdfs
@@ -147,21 +148,7 @@ class HdfsStorage:
             ]
 
     def delete(self, paths: Iterable[str]) -> None:
-        first: StorageError | None = None
-        parents: set[str] = set()
-        for path in paths:
-            check_name("delete", path, self.uri)
-            try:
-                with self._naming("delete", path):
-                    self._client.delete(self._absolute(path))
-            except StorageError as error:
-                first = first or error
-            else:
-                parents.add(path.rpartition("/")[0])
-        for parent in parents:
-            self._remove_if_empty(parent)
-        if first is not None:
-            raise first
+        delete_each(paths, self._delete, self._remove_if_empty)
 
     def sweep_temporary(self, age_ms: int = TEMPORARY_AGE_MS) -> int:
         """Delete what crashed writers left, older than `age_ms` by the namenode's clock; returns how many."""
@@ -176,6 +163,11 @@ class HdfsStorage:
         finally:
             self._discard(fresh.path)
         return swept
+
+    def _delete(self, path: str) -> None:
+        check_name("delete", path, self.uri)
+        with self._naming("delete", path):
+            self._client.delete(self._absolute(path))
 
     def _stage(self, operation: str, path: str, content: bytes | Path) -> _Staged:
         """`content`, or that of a local file, under a temporary name: whole, as far as the namenode has counted.
