@@ -231,9 +231,13 @@ class AggregatingState(State[AggregatingHandle[T, R]]):
 class TimerRegistry(Protocol):
     """Timers of one time domain."""
 
-    def register(self, time_ms: int, key: Key) -> None: ...
+    def register(self, time_ms: int, key: Key) -> None:
+        """Add a timer; one that is there already stays one."""
+        ...
 
-    def delete(self, time_ms: int, key: Key) -> None: ...
+    def delete(self, time_ms: int, key: Key) -> None:
+        """Remove a timer; that there is none is no error."""
+        ...
 
 
 class RecordContext:

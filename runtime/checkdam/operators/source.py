@@ -38,11 +38,17 @@ RESERVE_ANEW_AFTER_MS: Final = 5_000
 class SourcePort(Protocol):
     """What a source asks of the coordinator."""
 
-    def request_splits(self, source: str) -> None: ...
+    def request_splits(self, source: str) -> None:
+        """This subtask would take more splits of `source`."""
+        ...
 
-    def finished_splits(self, source: str, splits: list[str]) -> None: ...
+    def finished_splits(self, source: str, splits: list[str]) -> None:
+        """All splits that this subtask has read to their end and that no checkpoint is known to say so of."""
+        ...
 
-    def reserve(self, source: str, positions: dict[str, Any]) -> None: ...
+    def reserve(self, source: str, positions: dict[str, Any]) -> None:
+        """AtMostOnce: ask for leave to read splits up to these positions, by id; the answer comes to the source."""
+        ...
 
 
 @dataclass

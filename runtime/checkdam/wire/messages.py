@@ -273,6 +273,8 @@ class Shutdown(Message, frozen=True):
 
 
 class Ping(Message, frozen=True):
+    """Is anybody there? Answered by a `Pong` with the same number."""
+
     sequence: int
 
 
