@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,8 @@ DEADLINE_S = 20.0
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Iterator[Workshop]:
-    made = Workshop("rocksdb", tmp_path)
-    yield made
-    made.close()
+def kind() -> str:
+    return "rocksdb"
 
 
 @pytest.fixture

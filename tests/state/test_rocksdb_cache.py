@@ -28,10 +28,8 @@ EVERYTHING = 1 << 40
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Iterator[Workshop]:
-    made = Workshop("rocksdb", tmp_path)
-    yield made
-    made.close()
+def kind() -> str:
+    return "rocksdb"
 
 
 @pytest.fixture

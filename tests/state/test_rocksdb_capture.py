@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 import sys
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,10 +19,8 @@ SPEC = spec("t")
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Iterator[Workshop]:
-    made = Workshop("rocksdb", tmp_path)
-    yield made
-    made.close()
+def kind() -> str:
+    return "rocksdb"
 
 
 def test_a_cell_is_fetched_once_and_before_it_changes() -> None:

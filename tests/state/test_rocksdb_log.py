@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,8 @@ EVERYTHING = 1 << 40
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Iterator[Workshop]:
-    made = Workshop("rocksdb", tmp_path)
-    yield made
-    made.close()
+def kind() -> str:
+    return "rocksdb"
 
 
 @pytest.fixture
