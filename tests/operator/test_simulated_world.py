@@ -18,7 +18,19 @@ from world.run import play
 from world.seeded import story_of
 from world.server import ApiServer
 from world.storage import Entry, Storage
-from world.story import Edit, JobHit, JobStep, OperatorHit, Outage, PodHit, SavepointStep, Step, Story, draw_story
+from world.story import (
+    Edit,
+    JobHit,
+    JobStep,
+    OperatorHit,
+    Outage,
+    PodHit,
+    RestoreLast,
+    SavepointStep,
+    Step,
+    Story,
+    draw_story,
+)
 
 from checkdam_operator.decide import decision
 from checkdam_operator.decide import pods as pods_module
@@ -113,6 +125,15 @@ def test_one_story_has_one_end(story: Story, weather: Weather, state: str, pods:
     for seed in range(2):
         outcome = play(replace(story, seed=seed, weather=weather))
         assert (outcome.problems, outcome.state, outcome.pods) == ([], state, pods), f"seed {seed}"
+
+
+def test_a_job_that_is_to_begin_with_a_savepoint_that_goes_at_that_moment_fails_and_says_so() -> None:
+    gone = Story(
+        steps=(SavepointStep(134.0, "take", "two"), SavepointStep(179.0, "delete", "two"), RestoreLast(179.0)),
+        rough_s=0.0,
+    )
+    outcome = play(gone)
+    assert (outcome.problems, outcome.state, outcome.pods) == ([], "Failed", [])
 
 
 def test_a_seed_stands_for_one_course_of_events() -> None:

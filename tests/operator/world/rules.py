@@ -250,10 +250,12 @@ class Rules:
     def _ended(self, job: Job, outcome: str, reason: str) -> str:
         deployment = job.status.deployment
         assert deployment is not None
+        works = PROGRAMS[self._world.image_of(deployment)].works
+        wants_what_is_gone = "://" in deployment.restore_from and self._is_disposed(deployment.restore_from)
         allowed = {
             "Completed": self._world.facts.input_ended,
             "Stopped": False,  # it goes on by itself, unless it was drained
-            "Failed": not PROGRAMS[self._world.image_of(deployment)].works or job.status.rejected is not None,
+            "Failed": not works or job.status.rejected is not None or wants_what_is_gone,
             "TakenOver": False,
         }
         if not allowed[outcome]:
