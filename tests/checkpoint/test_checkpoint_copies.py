@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_manifests import sample_manifest
 
 from checkdam.checkpoint.copies import copy_checkpoint, dispose_savepoint
 from checkdam.checkpoint.journal import Journal
-from checkdam.checkpoint.manifest import FORMAT_VERSION, CheckpointManifest, FileHandle, SubtaskSnapshot
+from checkdam.checkpoint.manifest import CheckpointManifest, FileHandle, SubtaskSnapshot
 from checkdam.checkpoint.storage.file import FileStorage
 from checkdam.checkpoint.store import CheckpointStore
 from checkdam.core.errors import CheckpointError, CorruptCheckpointError, StorageError
@@ -36,18 +37,9 @@ def write(store: CheckpointStore, folder: str, paths: list[str], **settings: Any
             store.storage.create(path, path.encode())
     files = [FileHandle(f"f{n}", len(path), _sha256(path.encode()), path) for n, path in enumerate(paths)]
     files.append(FileHandle("small", 3, _sha256(b"abc"), inline=b"abc"))
-    manifest = CheckpointManifest(
-        version=FORMAT_VERSION,
+    manifest = sample_manifest(
+        3,
         job_id="default/test",
-        id=3,
-        epoch=1,
-        attempt=1,
-        parallelism=1,
-        max_parallelism=128,
-        mode="ExactlyOnce",
-        created_ms=1,
-        fingerprint="",
-        operators=[],
         subtasks=[SubtaskSnapshot("count", 0, (0, 128), files=files), SubtaskSnapshot("again", 0, files=files)],
         **settings,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from faulty import Fault, FaultyStorage
+from sample_manifests import sample_manifest
 
 from checkdam.checkpoint.folders import CheckpointFolder, writer_of
 from checkdam.checkpoint.journal import Journal
@@ -58,20 +59,8 @@ def local_file(folder: Path, name: str, data: bytes, offsets: dict[int, tuple[in
 
 
 def manifest_of(number: int, files: list[FileHandle], job_id: str = JOB) -> CheckpointManifest:
-    return CheckpointManifest(
-        version=1,
-        job_id=job_id,
-        id=number,
-        epoch=1,
-        attempt=1,
-        parallelism=1,
-        max_parallelism=128,
-        mode="ExactlyOnce",
-        created_ms=1000 + number,
-        fingerprint="f",
-        operators=[],
-        subtasks=[SubtaskSnapshot(stage="s", subtask=0, files=files)],
-    )
+    subtasks = [SubtaskSnapshot(stage="s", subtask=0, files=files)]
+    return sample_manifest(number, job_id=job_id, created_ms=1000 + number, fingerprint="f", subtasks=subtasks)
 
 
 def stored(storage: Storage, prefix: str = "") -> set[str]:

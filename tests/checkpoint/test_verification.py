@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from sample_manifests import sample_manifest
 
 from checkdam.checkpoint.entries import ENTRY_VERSION
 from checkdam.checkpoint.journal import Journal
@@ -54,20 +55,7 @@ def handle(path: str, data: bytes) -> FileHandle:
 
 
 def manifest_of(number: int, handles: list[FileHandle]) -> CheckpointManifest:
-    return CheckpointManifest(
-        version=FORMAT_VERSION,
-        job_id="default/job",
-        id=number,
-        epoch=1,
-        attempt=1,
-        parallelism=1,
-        max_parallelism=128,
-        mode="ExactlyOnce",
-        created_ms=number,
-        fingerprint="f",
-        operators=[],
-        subtasks=[SubtaskSnapshot("stage", 0, (0, 128), files=handles)],
-    )
+    return sample_manifest(number, fingerprint="f", subtasks=[SubtaskSnapshot("stage", 0, (0, 128), files=handles)])
 
 
 def verified(folder: Path) -> Verification:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from cli_calls import call
+from sample_manifests import sample_manifest
 
 from checkdam.checkpoint.journal import Journal
-from checkdam.checkpoint.manifest import FORMAT_VERSION, CheckpointManifest, FileHandle, OperatorInfo, SubtaskSnapshot
+from checkdam.checkpoint.manifest import FileHandle, OperatorInfo, SubtaskSnapshot
 from checkdam.checkpoint.storage.locate import open_storage
 from checkdam.checkpoint.store import CheckpointStore
 from checkdam.spec.checkpoint import CheckpointStorage
@@ -26,15 +27,8 @@ def take_checkpoint(store: CheckpointStore, number: int) -> str:
     handle = FileHandle("state-0", len(STATE), hashlib.sha256(STATE).hexdigest(), path, key_group_offsets={0: (0, 10)})
     store.write_manifest(
         folder,
-        CheckpointManifest(
-            version=FORMAT_VERSION,
-            job_id="default/job",
-            id=number,
-            epoch=1,
-            attempt=1,
-            parallelism=1,
-            max_parallelism=128,
-            mode="ExactlyOnce",
+        sample_manifest(
+            number,
             created_ms=1_790_000_000_000 + number,
             fingerprint="f",
             operators=[OperatorInfo("read", "source"), OperatorInfo("per-hour", "window", {"panes": "msgpack:int"})],

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 from cli_calls import MANIFEST, Outcome, call
+from sample_manifests import sample_manifest
 
-from checkdam.checkpoint.manifest import FORMAT_VERSION, CheckpointManifest
 from checkdam.checkpoint.storage.file import FileStorage
 from checkdam.checkpoint.store import CheckpointStore
 from checkdam.cli import coordinators
@@ -225,21 +225,7 @@ def test_flags_that_contradict_each_other_are_refused(
 
 
 def _write_savepoint(storage: FileStorage) -> str:
-    manifest = CheckpointManifest(
-        version=FORMAT_VERSION,
-        job_id="default/job",
-        id=7,
-        epoch=1,
-        attempt=1,
-        parallelism=1,
-        max_parallelism=128,
-        mode="ExactlyOnce",
-        created_ms=1,
-        fingerprint="",
-        operators=[],
-        kind="savepoint",
-        drained=True,
-    )
+    manifest = sample_manifest(7, kind="savepoint", drained=True)
     CheckpointStore(storage).write_manifest("savepoint-7-1.1-0", manifest)
     return f"{storage.uri}/savepoint-7-1.1-0"
 

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from sample_manifests import sample_manifest
 
 from checkdam.checkpoint.manifest import CheckpointManifest, FileHandle, SubtaskSnapshot
 from checkdam.checkpoint.storage.file import FileStorage
@@ -64,20 +65,7 @@ def take(files: CheckpointFiles, triggered: Trigger, *local: LocalFile) -> list[
 
 
 def manifest_of(number: int, handles: list[FileHandle]) -> CheckpointManifest:
-    return CheckpointManifest(
-        version=1,
-        job_id="ns/job",
-        id=number,
-        epoch=1,
-        attempt=1,
-        parallelism=1,
-        max_parallelism=4,
-        mode="ExactlyOnce",
-        created_ms=0,
-        fingerprint="",
-        operators=[],
-        subtasks=snapshots_of(handles),
-    )
+    return sample_manifest(number, job_id="ns/job", max_parallelism=4, subtasks=snapshots_of(handles))
 
 
 def restore(files: CheckpointFiles, handles: list[FileHandle], folder: Path) -> list[bytes]:

@@ -12,10 +12,11 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sample_manifests import sample_manifest
 from source_kit import Port, Splits
 
 from checkdam import KeyedStream, Pipeline, Session, Sliding, Stream, Tumbling, json_lines_sink
-from checkdam.checkpoint.manifest import FORMAT_VERSION, CheckpointManifest, SourceSnapshot, SubtaskSnapshot
+from checkdam.checkpoint.manifest import SourceSnapshot, SubtaskSnapshot
 from checkdam.coordinator.redistribution import redistribute
 from checkdam.core.clock import ManualClock
 from checkdam.core.errors import PipelineError
@@ -123,18 +124,9 @@ def _reader(source: Splits, restored: Any) -> SourceOperator:
 
 def _rescaled(stored: list[Any], source: Splits, parallelism: int) -> list[list[Any]]:
     packed = [{"in": msgspec.msgpack.encode(state)} for state in stored]
-    manifest = CheckpointManifest(
-        version=FORMAT_VERSION,
-        job_id="job",
-        id=1,
-        epoch=1,
-        attempt=1,
+    manifest = sample_manifest(
         parallelism=len(stored),
         max_parallelism=MAX_PARALLELISM,
-        mode="ExactlyOnce",
-        created_ms=0,
-        fingerprint="",
-        operators=[],
         sources={"in": SourceSnapshot(seen=[split.id for split in source.splits(1)])},
         subtasks=[SubtaskSnapshot("in", index, operators=operators) for index, operators in enumerate(packed)],
     )
