@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from faulty_proxy import Delay, FaultyProxy, Refusal, faulty_proxy, works
+from faulty_proxy import Delay, Fault, FaultyProxy, Refusal, faulty_proxy, works
 
 from cluster.cluster import Cluster
 from cluster_s3 import s3_address, s3_of
@@ -22,10 +22,10 @@ _TOLERANT: Final = {"tolerableFailures": 100}
 def applied(checkdam: Cluster, shared_folder: Path, namespaces: Callable[[], str]) -> Callable[..., S3OrdersJob]:
     """Applies a job in a namespace of its own."""
 
-    def apply(checkpoint: dict[str, Any], **attributes: Any) -> S3OrdersJob:
+    def apply(checkpoint: dict[str, Any], restart: dict[str, Any] | None = None, **attributes: Any) -> S3OrdersJob:
         name, bucket = namespaces(), s3_of(checkdam).new_bucket().name
         job = S3OrdersJob(checkdam, name, bucket=bucket, folder=shared_folder / name, **attributes)
-        job.apply(checkpoint=checkpoint, args={"rate": 500})
+        job.apply(checkpoint=checkpoint, restart=restart or {}, args={"rate": 500})
         return job
 
     return apply
@@ -36,6 +36,14 @@ def proxy(checkdam: Cluster) -> Iterator[FaultyProxy]:
     """A server of its own for one job, as far as that can tell: it is the cluster's, and does what `plan` says."""
     with faulty_proxy(checkdam.s3_outside, checkdam.computer) as running:
         yield running
+
+
+@pytest.fixture
+def proxies(checkdam: Cluster) -> Iterator[tuple[FaultyProxy, FaultyProxy]]:
+    """See `proxy`: one for each of two jobs."""
+    target, address = checkdam.s3_outside, checkdam.computer
+    with faulty_proxy(target, address) as first, faulty_proxy(target, address) as second:
+        yield first, second
 
 
 def _until_well(job: S3OrdersJob) -> None:
@@ -91,3 +99,25 @@ def test_a_job_whose_s3_server_answers_with_errors_says_so_and_one_that_is_slow_
     _until_well(job)
     after = job.object()["status"]
     assert (after["attempt"], after["restarts"]) == (status["attempt"], status["restarts"])
+
+
+def test_jobs_whose_s3_server_is_down_or_answers_too_late_say_so_and_go_on_when_it_is_well(
+    proxies: tuple[FaultyProxy, FaultyProxy], applied: Callable[..., S3OrdersJob]
+) -> None:
+    down, late = proxies
+    # Its attempts fail every few seconds, and pauses before the next would become longer than the rest of the test.
+    strict = applied({}, {"maxDelay": "5s"}, endpoint=down.endpoint)
+    tolerant = applied(_TOLERANT, endpoint=late.endpoint)
+    _until_well(strict)
+    _until_well(tolerant)
+    attempt, until_s = tolerant.object()["status"]["attempt"], time.monotonic() + 60
+    late.plan = lambda request: Fault.LATE
+    with down.away():
+        assert "cannot be reached" in strict.stalled("AttemptsFail")
+        time.sleep(max(0, until_s - time.monotonic()))
+    _until_well(strict)
+    tolerant.wait("condition=CheckpointHealthy=false")
+    assert "did not answer in time" in tolerant.condition("CheckpointHealthy")["message"]
+    late.plan = works
+    _until_well(tolerant)
+    assert tolerant.object()["status"]["attempt"] == attempt

@@ -87,12 +87,24 @@ class FaultyProxy:
         seen: All requests so far, and what happened to each.
     """
 
-    def __init__(self, target: str, server: ThreadingHTTPServer) -> None:
+    def __init__(self, target: str, server: _Server) -> None:
         self.endpoint = f"http://{server.server_address[0]!s}:{server.server_address[1]}"
         self.plan: Plan = works
         self.seen: list[tuple[Request, Trouble]] = []
         self._target = urlsplit(target).netloc
+        self._server = server
         self._lock = threading.Lock()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """As if the server had ended: whoever connects is refused, and connections that are open break when they are used."""
+        plan, self.plan = self.plan, lambda request: Fault.RESET_BEFORE
+        self._server.refuse()
+        try:
+            yield
+        finally:
+            self.plan = plan
+            self._server.start()
 
     def decide(self, method: str, target: str) -> Trouble:
         """What happens to a request."""
@@ -127,21 +139,39 @@ def faulty_proxy(target: str, address: str = "127.0.0.1") -> Iterator[FaultyProx
         target: Url of the true server.
         address: Where the proxy listens.
     """
-    server = _Server((address, 0), _Handler)
+    server = _Server((address, 0), _Handler, bind_and_activate=False)
+    server.server_bind()
     server.proxy = proxy = FaultyProxy(target, server)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
+    server.start()
     try:
         yield proxy
     finally:
-        server.shutdown()
+        server.stop()
         server.server_close()
-        thread.join()
 
 
 class _Server(ThreadingHTTPServer):
     proxy: FaultyProxy
     request_queue_size = 64
+    _loop: threading.Thread
+
+    def start(self) -> None:
+        """Take connections."""
+        self.server_activate()
+        self._loop = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._loop.start()
+
+    def stop(self) -> None:
+        """Take no more."""
+        self.shutdown()
+        self._loop.join()
+
+    def refuse(self) -> None:
+        """Take no more, and let the kernel refuse them. The port stays ours: nobody listens there, but nobody else gets it."""
+        self.stop()
+        self.socket.close()
+        self.socket = socket.socket(self.address_family, self.socket_type)
+        self.server_bind()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients hang up on us all the time."""
