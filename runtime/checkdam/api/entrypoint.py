@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -77,10 +76,12 @@ def load_callable(job: StreamJob, base_folder: Path, inline_folder: Path | None 
     for part in program.function.split("."):
         found = getattr(found, part, None)
     if not callable(found):
-        names = sorted(name for name, value in vars(module).items() if callable(value) and not name.startswith("_"))
+        # What it has imported is of no interest, and may be hundreds.
+        own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        names = sorted(name for name in own if callable(vars(module)[name]) and not name.startswith("_"))
         raise EntrypointError(
             f"the entrypoint `{program.entrypoint}` names no callable of module `{program.module}` "
-            f"(it has: {', '.join(names) or 'none'})"
+            f"(it defines: {', '.join(names) or 'none'})"
         )
     return found
 
@@ -104,17 +105,6 @@ def _import(module: str, entrypoint: str) -> ModuleType:
                 f"the entrypoint `{entrypoint}` does not import: there is no module `{error.name}`; "
                 f"searched in {', '.join(path or '.' for path in sys.path[:3])}, …"
             ) from error
-        raise EntrypointError(f"the entrypoint `{entrypoint}` does not import", _import_traceback(error)) from error
+        raise EntrypointError(f"the entrypoint `{entrypoint}` does not import", user_traceback(error)) from error
     except Exception as error:
-        raise EntrypointError(f"the entrypoint `{entrypoint}` does not import", _import_traceback(error)) from error
-
-
-def _import_traceback(error: BaseException) -> str:
-    """The user's frames of a failed import: neither ours nor those of the import system."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if "importlib" not in frame.filename and "/checkdam/" not in frame.filename
-    ]
-    lines = ["Traceback (most recent call last):\n"] if frames else []
-    return "".join([*lines, *traceback.format_list(frames), *traceback.format_exception_only(error)]).rstrip()
+        raise EntrypointError(f"the entrypoint `{entrypoint}` does not import", user_traceback(error)) from error

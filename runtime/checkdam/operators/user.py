@@ -7,6 +7,7 @@ values in its own way, such as an aggregator's `fold`.
 
 from __future__ import annotations
 
+import importlib
 import os
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,7 +18,11 @@ from typing import Any
 from checkdam.core.errors import UserCodeError
 from checkdam.core.names import shown
 
-_OWN_FOLDER = str(Path(__file__).resolve().parents[1]) + os.sep
+_FOREIGN_FOLDERS = (
+    str(Path(__file__).resolve().parents[1]) + os.sep,
+    os.path.dirname(os.path.abspath(importlib.__file__)) + os.sep,
+)
+"""Of Checkdam and of the import system: frames in there are of no use to the user."""
 
 
 def call_many(operator_id: str, fn: Callable[[Any], Any], values: list[Any]) -> list[Any]:
@@ -93,15 +98,19 @@ def user_error(operator_id: str, record: Any, error: Exception) -> UserCodeError
 
 
 def user_traceback(error: BaseException) -> str:
-    """The traceback of `error` and of its causes without the frames of Checkdam itself."""
+    """The traceback of `error` and of its causes without the frames of Checkdam itself and of the import system."""
     summary = traceback.TracebackException.from_exception(error)
-    _drop_own_frames(summary)
+    _drop_foreign_frames(summary)
     return "".join(summary.format()).rstrip("\n")
 
 
-def _drop_own_frames(summary: traceback.TracebackException) -> None:
-    frames = [frame for frame in summary.stack if not os.path.abspath(frame.filename).startswith(_OWN_FOLDER)]
+def _drop_foreign_frames(summary: traceback.TracebackException) -> None:
+    frames = [frame for frame in summary.stack if not _is_foreign(frame.filename)]
     summary.stack = traceback.StackSummary.from_list(frames)
     for related in (summary.__cause__, summary.__context__, *(summary.exceptions or ())):
         if related is not None:
-            _drop_own_frames(related)
+            _drop_foreign_frames(related)
+
+
+def _is_foreign(filename: str) -> bool:
+    return filename.startswith("<frozen importlib") or os.path.abspath(filename).startswith(_FOREIGN_FOLDERS)
