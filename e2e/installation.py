@@ -15,6 +15,7 @@ OPERATOR_NAMESPACE: Final = "checkdam-system"
 README_NAMESPACE: Final = "checkdam"
 """Where those install it who follow the README."""
 OPERATOR: Final = "deployment/checkdam"
+LEASE: Final = "lease/checkdam"
 
 
 def install_operator(cluster: Cluster) -> None:
@@ -48,6 +49,12 @@ def operator_pods(cluster: Cluster) -> list[dict[str, Any]]:
     """The operator's pods."""
     found = cluster.plane.kubectl("get", "pods", f"--namespace={OPERATOR_NAMESPACE}", "--output=json")
     return list(json.loads(found)["items"])
+
+
+def leading_operator(cluster: Cluster) -> str:
+    """The name of the operator's pod that holds the Lease."""
+    where = (f"--namespace={OPERATOR_NAMESPACE}", LEASE)
+    return cluster.plane.kubectl("get", *where, "--output=jsonpath={.spec.holderIdentity}").rpartition("_")[0]
 
 
 def until_operator_runs(cluster: Cluster) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from checkdam_operator.kube.lease import EXIT_LOST
 from cluster.cluster import Cluster
 from cluster.layout import STAYS
-from installation import until_operator_runs
+from installation import leading_operator, operator_pods, until_operator_runs
 from node_strikes import cordoned, drained, frozen, nodes
 from orders_job import OrdersJob
 from strikes import processes_of
@@ -37,20 +39,19 @@ def test_a_drain_takes_one_worker_at_a_time_and_the_output_stays_right(checkdam:
 
 
 @pytest.mark.usefixtures("machines")
-def test_jobs_go_on_without_a_node_that_hangs_and_what_wakes_up_there_commits_nothing(
+def test_jobs_go_on_without_a_node_that_hangs_with_the_leading_operator_and_what_wakes_up_there_does_nothing(
     checkdam: Cluster, namespaces: Callable[[], str]
 ) -> None:
     whole, half = OrdersJob(checkdam, namespaces()), OrdersJob(checkdam, namespaces())
     stays, lost = nodes(checkdam)
-    with drained(checkdam, lost, *_OPERATOR):  # its loss is another test's
-        until_operator_runs(checkdam)
+    leader = _lead_from(whole, lost, stays)
     with cordoned(checkdam, stays):
         _start(whole)
     _start(half, coordinator={"podTemplate": {"spec": {"nodeSelector": dict([STAYS])}}})
     assert _places(whole.pods()) == {lost}
     assert _places(half.pods("worker")) == {stays, lost}
     zombies = [pod for job in (whole, half) for pod in job.pods() if pod["spec"]["nodeName"] == lost]
-    processes = [pid for pod in zombies for pid in processes_of(checkdam, pod).values()]
+    processes = [pid for pod in (*zombies, leader) for pid in processes_of(checkdam, pod).values()]
     with frozen(checkdam, lost):
         _until_elsewhere(half, stays)
         assert nodes(checkdam) == [stays, lost], "the job has waited until Kubernetes gave the node up"
@@ -58,11 +59,42 @@ def test_jobs_go_on_without_a_node_that_hangs_and_what_wakes_up_there_commits_no
         _until_elsewhere(whole, stays)
         whole.until_more(whole.check() + 2000)
         whole.kubectl("delete", "pods", *_names(zombies, whole.namespace), "--force", "--grace-period=0")
+        successor, pods = leading_operator(checkdam), [*half.names(), *whole.names()]
+        assert successor != leader["metadata"]["name"]
     half.until(lambda: None if any(Path(f"/proc/{pid}").exists() for pid in processes) else True, "end of the zombies")
     for job in (half, whole):
         job.until_more(job.check() + 2000)
         job.wait("condition=Ready")
-        assert _places(job.pods()) == {stays}, "pods were replaced again"
+    until_operator_runs(checkdam)
+    assert [*half.names(), *whole.names()] == pods, "pods were replaced again"
+    assert leading_operator(checkdam) == successor
+    assert _ended_with(checkdam, leader) == EXIT_LOST
+
+
+def _lead_from(job: OrdersJob, node: str, other: str) -> dict[str, Any]:
+    """See to it that there is an operator on each node, and that the one on `node` leads; the pod of that one."""
+    cluster = job.cluster
+    with drained(cluster, other, *_OPERATOR):
+        until_operator_runs(cluster)
+    leads = job.until(
+        lambda: next(
+            filter(lambda pod: pod["metadata"]["name"] == leading_operator(cluster), operator_pods(cluster)), None
+        ),
+        "operator that leads",
+    )
+    with cordoned(cluster, node):
+        [stands_by] = [pod for pod in operator_pods(cluster) if pod["metadata"]["uid"] != leads["metadata"]["uid"]]
+        cluster.plane.kubectl("delete", "--filename=-", stdin=json.dumps(stands_by))
+        until_operator_runs(cluster)
+    assert leads["spec"]["nodeName"] == node
+    assert _places(operator_pods(cluster)) == {node, other}
+    return leads
+
+
+def _ended_with(cluster: Cluster, pod: dict[str, Any]) -> int:
+    """The exit code of the process that the container of an operator's pod had before."""
+    [found] = [now for now in operator_pods(cluster) if now["metadata"]["uid"] == pod["metadata"]["uid"]]
+    return int(found["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"])
 
 
 def _start(job: OrdersJob, **spec: Any) -> None:
