@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
+from typing import Final
 
 from checkdam.core.errors import CheckdamError
 from checkdam_operator.app import run_operator, until_signal
 from checkdam_operator.logs import configure_logs
 from checkdam_operator.settings import Settings
+
+_GARBAGE_THRESHOLDS: Final = (10_000, 20, 20)
+"""How seldom unreachable cycles are looked for; Python's own are (700, 10, 10). What the operator holds of a thousand jobs is looked through each
+time: with this, and bodies that are not copied before they are sent, `make bench-operator` took a third less processor time until all jobs
+were Ready, a quarter less at rest, and 3 % more memory."""
 
 
 def main() -> None:
@@ -18,6 +25,7 @@ def main() -> None:
     except CheckdamError as error:
         sys.exit(_say(error, 2))
     configure_logs(settings.log_format, settings.log_level)
+    gc.set_threshold(*_GARBAGE_THRESHOLDS)
     try:
         asyncio.run(until_signal(lambda stop: run_operator(settings, stop, _say_listening)))
     except CheckdamError as error:

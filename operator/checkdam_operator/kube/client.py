@@ -201,16 +201,16 @@ class KubeClient:
         return answer
 
     async def _exchange(self, request: _Request) -> tuple[int, Any, bytes]:
-        method, url, headers, body, _ = await self._api.param_serialize(
+        # The body is not given here, where it would be searched for models: it is plain already.
+        method, url, headers, _, _ = await self._api.param_serialize(
             request.method,
             request.path,
             query_params=list(request.query),
             header_params={"Accept": _JSON, "Content-Type": request.content_type},
-            body=request.body,
             auth_settings=["BearerToken"],
         )
         timeout = aiohttp.ClientTimeout(total=self._timeout_s)
-        response = await self._api.call_api(method, url, headers, body, _request_timeout=timeout)
+        response = await self._api.call_api(method, url, headers, request.body, _request_timeout=timeout)
         return response.status, response.headers, await response.read()
 
 
