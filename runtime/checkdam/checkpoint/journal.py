@@ -133,9 +133,9 @@ class Journal:
 
     @property
     def unsettled(self) -> bool:
-        """Whether an `append` ended in `UnknownOutcomeError` and `settle` has not cleared it up yet.
+        """Whether an `append` ended in `UnknownOutcomeError` and `settle` has not cleared it up yet; in another thread also while it is under way.
 
-        While it is so, the caller must neither abort the checkpoint in question nor delete anything.
+        While it is so, the caller must neither abort the checkpoint in question nor delete what its entry would drop.
         """
         return self._pending is not None
 

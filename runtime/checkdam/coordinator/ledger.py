@@ -7,7 +7,8 @@ entry as the commit point, deletes only after an entry that dropped what they de
 What only looks after the house goes through another, so that no commit waits for it, however long storage takes: `cleaner`, `looks_owned` and
 `prune`. The state that both see changes in the storage thread alone, and each change is one assignment: the list `retained` (after the
 entry that says so, never before), the journal's last entry, and its doubt. So the other thread sees what was so a moment ago, and
-`cleaning.py` and `journal.py` say why that does no harm. What a user wants deleted, `dispose`, is decided by the journal: it waits between commits.
+`cleaning.py` and `journal.py` say why that does no harm. The other way round a commit sees facts of checkpoints that cleaning has read, and how
+far entries were pruned, on which no decision hangs. What a user wants deleted, `dispose`, is decided by the journal: it waits between commits.
 
 A wish to start over, or from a certain checkpoint, comes with the coordinator's configuration, and a coordinator that
 died is started again with the same one. So the wish's *origin* is journalled with the first checkpoint that follows
