@@ -33,7 +33,12 @@ Settings = Annotated[
         "--set", metavar="FIELD=VALUE", help="Any field below spec, such as restart.strategy=Never. Repeatable."
     ),
 ]
-RunDir = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where logs and local state of this run go.")]
+RunDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Where logs and local state of this run go: a new folder, or that of an earlier run."
+    ),
+]
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Show live progress on a terminal.")]
 
 

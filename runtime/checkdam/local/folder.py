@@ -16,18 +16,43 @@ start to the next is locked by the one that uses it (`worker.local_files`).
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from checkdam.api.entrypoint import INLINE_FOLDER
 from checkdam.coordinator.config import Addresses, CoordinatorConfig
+from checkdam.core.errors import CheckdamError
 from checkdam.local.processes import python_module
 from checkdam.spec.streamjob import StreamJob
 from checkdam.worker.config import WorkerConfig
+
+_OF_A_PROCESS: Final = re.compile(r"coordinator\.\d+|worker-\d+\.(\d+|local)")
+
+
+def make_run_folder(path: Path) -> None:
+    """Make the folder of a run, for this user alone, or take that of an earlier one.
+
+    Raises:
+        CheckdamError: It holds things of somebody else, who may want to read them or to find them again; or it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        names = {entry.name for entry in path.iterdir()}
+        if names and not names & {"token", INLINE_FOLDER}:
+            raise CheckdamError(
+                f"`--run-dir` must be a new or an empty folder, or that of an earlier run (got {path}, which holds {min(names)!r})"
+            )
+        path.chmod(0o700)
+    except OSError as error:
+        raise CheckdamError(
+            f"`--run-dir` must be a folder that can be made or used (got {path}: {error.strerror})"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -70,7 +95,7 @@ class RunFolder:
                 file.write(text)
         self.address_file.unlink(missing_ok=True)
         lasting = {self._local_folder(index) for index in range(self.job.spec.parallelism)}
-        for leftover in {*self.path.glob("coordinator.*"), *self.path.glob("worker-*.*")} - lasting:
+        for leftover in {entry for entry in self.path.iterdir() if _OF_A_PROCESS.fullmatch(entry.name)} - lasting:
             shutil.rmtree(leftover, ignore_errors=True)
         (self.path / "logs").mkdir(exist_ok=True)
 

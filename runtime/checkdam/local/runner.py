@@ -19,11 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from checkdam.api.entrypoint import load_graph
+from checkdam.api.entrypoint import INLINE_FOLDER, load_graph
 from checkdam.checkpoint.storage.locate import open_storage
 from checkdam.core.errors import CheckdamError, ManifestError, StorageError
 from checkdam.local.api import CoordinatorApi
-from checkdam.local.folder import RunFolder
+from checkdam.local.folder import RunFolder, make_run_folder
 from checkdam.local.processes import Kept
 from checkdam.local.progress import Display, make_display
 from checkdam.local.registry import registered
@@ -72,9 +72,13 @@ def run_local(
     """
     storage_uri = _check_storage(job, base_folder)
     path = Path(tempfile.mkdtemp(prefix="checkdam-")) if run_dir is None else run_dir
-    path.mkdir(parents=True, exist_ok=True)
-    path.chmod(0o700)
-    load_graph(job, base_folder, path / "inline")
+    make_run_folder(path)
+    try:
+        load_graph(job, base_folder, path / INLINE_FOLDER)
+    except CheckdamError:
+        if run_dir is None:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
     folder = RunFolder(path, job, base_folder, fresh, restore_from or "")
     folder.prepare()
     display = make_display(job, progress and sys.stderr.isatty())

@@ -33,7 +33,7 @@ from typing import Final
 
 import msgspec
 
-from checkdam.api.entrypoint import load_graph
+from checkdam.api.entrypoint import INLINE_FOLDER, load_graph
 from checkdam.checkpoint.storage.locate import open_storage
 from checkdam.core.errors import AuthenticationError, CheckdamError
 from checkdam.core.exits import describe_exit, write_termination_log
@@ -112,7 +112,7 @@ class Supervisor:
         self._secret = config.secret
         storage = self._job.spec.checkpoint.storage
         self._storage = open_storage(storage, self._job.job_id, base=Path(config.base_folder))
-        graph = load_graph(self._job, Path(config.base_folder), self._run_dir / "inline")
+        graph = load_graph(self._job, Path(config.base_folder), self._run_dir / INLINE_FOLDER)
         self._plan = make_plan(graph)
         spec = self._job.spec
         log.info(
