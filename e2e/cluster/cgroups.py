@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,8 @@ from typing import Final
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _POLL_S: Final = 0.02
 _PATIENCE_S: Final = 30.0
-_WANTED: Final = ("cpu", "cpuset", "memory", "pids")
+_WANTED: Final = ("cpu", "cpuset", "hugetlb", "memory", "pids")
+"""Controllers without which the kubelet does not accept a group, if the computer has them."""
 
 
 class CgroupError(Exception):
@@ -41,7 +43,11 @@ class Cgroups:
     freezer: Path
 
     def make(self, group: str) -> None:
-        """Make the group in all trees, such that groups below may have processes and limits."""
+        """Make the group in all trees, such that groups below may have processes and limits.
+
+        Raises:
+            CgroupError: The kernel refuses.
+        """
         for tree in self.trees:
             made = tree
             for part in Path(group).parts:
@@ -63,7 +69,7 @@ class Cgroups:
 
     def processes(self, group: str) -> set[int]:
         """All in the group and below, in any tree."""
-        return {int(pid) for tree in self.trees for file in _files(tree / group) for pid in file.read_text().split()}
+        return {int(pid) for tree in self.trees for file in _files(tree / group) for pid in _lines(file)}
 
     def freeze(self, group: str) -> None:
         """Stop all processes of the group where they are.
@@ -80,6 +86,13 @@ class Cgroups:
             CgroupError: Some do not.
         """
         self._set_frozen(group, False)
+
+    def is_frozen(self, group: str) -> bool:
+        """Whether the processes of the group, which is there, stand still, or are about to."""
+        folder = self.freezer / group
+        if self.unified:
+            return "frozen 1" in (folder / "cgroup.events").read_text()
+        return (folder / "freezer.state").read_text().strip() != "THAWED"
 
     def kill(self, group: str) -> None:
         """End all processes of the group, frozen ones too; those that they start meanwhile as well.
@@ -120,22 +133,14 @@ class Cgroups:
 
     def _set_frozen(self, group: str, frozen: bool) -> None:
         folder = self.freezer / group
-        if self.unified:
-            (folder / "cgroup.freeze").write_text(str(int(frozen)))
-            _until(
-                lambda: f"frozen {int(frozen)}" in (folder / "cgroup.events").read_text(),
-                lambda: f"{folder} did not become {'frozen' if frozen else 'thawed'}",
-            )
-            return
-        wanted = "FROZEN" if frozen else "THAWED"
+        name, words = ("cgroup.freeze", ("0", "1")) if self.unified else ("freezer.state", ("THAWED", "FROZEN"))
         # Groups below that were frozen by themselves stay so when the one above thaws.
-        folders = [folder] if frozen else [Path(below) for below, _, _ in os.walk(folder)]
-        for below in folders:
-            (below / "freezer.state").write_text(wanted)
-        _until(
-            lambda: (folder / "freezer.state").read_text().strip() == wanted,
-            lambda: f"{folder} did not become {wanted}",
-        )
+        for below in [folder] if frozen else [Path(found) for found, _, _ in os.walk(folder)]:
+            with suppress(FileNotFoundError):  # a group of a pod may be removed meanwhile
+                (below / name).write_text(words[frozen])
+        wanted = f"frozen {words[frozen]}" if self.unified else words[frozen]
+        seen = folder / ("cgroup.events" if self.unified else name)
+        _until(lambda: wanted in seen.read_text(), lambda: f"{folder} did not become {words[frozen]}")
 
 
 def cgroups() -> Cgroups:
@@ -170,12 +175,27 @@ def _fill_cpuset(folder: Path) -> None:
 
 def _pass_on_controllers(folder: Path) -> None:
     there = (folder / "cgroup.controllers").read_text().split()
-    (folder / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in _WANTED if name in there))
+    wanted = " ".join(f"+{name}" for name in _WANTED if name in there)
+    try:
+        (folder / "cgroup.subtree_control").write_text(wanted)
+    except OSError as error:
+        raise CgroupError(
+            f"the groups in {folder} must be able to have limits (got: {error}). In a container, nothing may run in the uppermost "
+            "group: `mkdir /sys/fs/cgroup/init` and write the number of each process in /sys/fs/cgroup/cgroup.procs "
+            "into /sys/fs/cgroup/init/cgroup.procs"
+        ) from None
 
 
 def _files(folder: Path) -> Iterator[Path]:
     for below, _, _ in os.walk(folder):
         yield Path(below) / "cgroup.procs"
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except OSError:  # the group was removed meanwhile
+        return []
 
 
 def _removed(folder: str) -> bool:
