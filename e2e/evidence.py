@@ -22,7 +22,7 @@ def collect(folder: Path, cluster: Cluster, namespaces: Sequence[str]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _write(folder / "cluster.txt", lambda: "\n".join(cluster.status()))
-    for log in cluster.logs():
+    for log in _logs(cluster, folder / "logs.txt"):
         _write(folder / "cluster" / log.parent.name / log.name, lambda log=log: _end(log))  # type: ignore[misc]
     _write(folder / "volumes.txt", lambda: _listing(cluster.volumes))
     _write(folder / "s3.txt", lambda: s3_listing(cluster))
@@ -61,6 +61,14 @@ def _write(file: Path, content: Callable[[], str]) -> None:
         file.write_text(content())
     except (CommandError, ApiError, OSError) as error:
         file.write_text(f"cannot be had: {error}\n")
+
+
+def _logs(cluster: Cluster, complaint: Path) -> Sequence[Path]:
+    try:
+        return cluster.logs()
+    except CommandError as error:
+        complaint.write_text(f"cannot be had: {error}\n")
+        return ()
 
 
 def _end(log: Path) -> str:

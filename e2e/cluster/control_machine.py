@@ -6,7 +6,7 @@ from typing import Final
 
 from server_process import until
 
-from cluster.control_plane import ApiError, ControlPlane
+from cluster.control_plane import ControlPlane
 from cluster.credentials import ADMIN, write_credentials, write_secret
 from cluster.layout import CONTROL, NODES, POD_RANGE, Layout
 from cluster.machines import Machines
@@ -62,7 +62,7 @@ def until_api_answers(machines: Machines, layout: Layout, plane: ControlPlane) -
         RuntimeError: It, or etcd, ended, or it takes too long.
     """
     until(
-        lambda: _ready(plane),
+        lambda: plane.answers() or None,
         lambda: not (machines.lives(CONTROL, "etcd") and machines.lives(CONTROL, "kube-apiserver")),
         "the control plane (kube-apiserver)",
         layout.log(CONTROL, "kube-apiserver"),
@@ -86,11 +86,3 @@ def start_controllers(machines: Machines, layout: Layout) -> None:
         common = [f"--{kind}kubeconfig={config}" for kind in ("", "authentication-", "authorization-")]
         leadership = ["--leader-elect=false", "--bind-address=127.0.0.1", f"--cert-dir={layout.secrets / program}"]
         machines.daemon(CONTROL, program, (str(install(program)), *common, *leadership, *flags))
-
-
-def _ready(plane: ControlPlane) -> bool | None:
-    try:
-        plane.call("GET", "/readyz")
-    except (ApiError, OSError):
-        return None
-    return True

@@ -118,6 +118,14 @@ class ControlPlane:
             with error:
                 raise ApiError(error.code, error.read().decode(errors="replace")) from None
 
+    def answers(self) -> bool:
+        """Whether the API server is ready at this moment."""
+        try:
+            self.call("GET", "/readyz")
+        except (ApiError, OSError):
+            return False
+        return True
+
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """What kubectl prints.
 

@@ -6,9 +6,10 @@ There are two kinds of computers: one where a Docker engine answers, and one whe
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from cluster.network import address_conflict
 
 EXIT_UNAVAILABLE: Final = 69
 """What a program ends with where no cluster is possible; `EX_UNAVAILABLE` of sysexits.h."""
+_GO: Final = "Go must be installed: take it from https://go.dev/dl, or `apt-get install golang-go`"
 _PACKAGES: Final = {
     "containerd": "containerd",
     "runc": "runc",
@@ -55,6 +57,23 @@ def docker_answers() -> bool:
         return False
 
 
+def prepare_beside_docker() -> None:
+    """Make sure that there is what it takes for a cluster by `kind`, beside a Docker engine that answers.
+
+    Raises:
+        UnavailableError: Something is missing.
+    """
+    problems = [] if platform.system() == "Linux" else [f"the system must be Linux (got {platform.system()})"]
+    problems += [_GO] if shutil.which("go") is None else []
+    problems += [
+        f"{program} must be installed: on Debian `apt-get install {_PACKAGES[program]}`"
+        for program in ("java", "mvn")
+        if shutil.which(program) is None
+    ]
+    if problems:
+        raise UnavailableError("no Kubernetes can be run here by kind:\n" + _listed(problems))
+
+
 def prepare(say: Callable[[str], None]) -> None:
     """Get what is missing for a cluster of our own making, as far as that is possible.
 
@@ -67,10 +86,9 @@ def prepare(say: Callable[[str], None]) -> None:
     if packages and (problems or shutil.which("apt-get") is None):
         problems.append(f"the programs of these packages must be installed: `{install}`")
     if problems:
-        lacks = "\n".join(f"  * {problem}" for problem in problems)
         raise UnavailableError(
             "no Kubernetes can be run here: no Docker engine answers (`docker info` says why), and for a cluster without one\n"
-            + lacks
+            + _listed(problems)
         )
     if packages:
         say(f"installing {', '.join(packages)}")
@@ -80,13 +98,17 @@ def prepare(say: Callable[[str], None]) -> None:
             _load(module)
 
 
+def _listed(problems: Sequence[str]) -> str:
+    return "\n".join(f"  * {problem}" for problem in problems)
+
+
 def _problems() -> list[str]:
     """What we cannot get by ourselves."""
     found = []
     if os.geteuid() != 0:
         found.append(f"the user must be root (got user {os.geteuid()}): run it with `sudo`")
     if shutil.which("go") is None:
-        found.append("Go must be installed: take it from https://go.dev/dl, or `apt-get install golang-go`")
+        found.append(_GO)
     try:
         cgroups()
     except CgroupError as error:
