@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import mkdtemp
@@ -12,6 +11,8 @@ import pytest
 
 from cluster.choice import chosen_cluster
 from cluster.cluster import Cluster, reclaim_volumes
+from cluster.mending import delete_orphaned_namespaces
+from cluster.owners import NAMESPACE, prefix
 from evidence import collect
 from installation import OPERATOR_NAMESPACE, PROJECT, install_operator
 from orders_job import OrdersJob
@@ -38,6 +39,7 @@ def cluster() -> Cluster:
     # A test that has broken it for a moment is waited for, or it would be taken for one that is not up, and be made anew.
     with turn(chosen.volumes.parent, alone=False):
         chosen.up(lambda what: print(what, flush=True))
+        delete_orphaned_namespaces(chosen.plane)
     return chosen
 
 
@@ -56,12 +58,12 @@ def namespaces(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Cal
     made: list[str] = []
 
     def another() -> str:
-        made.append(plane.new_namespace("e2e"))
+        made.append(plane.new_namespace(prefix(NAMESPACE)))
         request.node.user_properties.append(("namespace", made[-1]))
         return made[-1]
 
     with turn(cluster.volumes.parent, alone=request.node.get_closest_marker("alone") is not None):
-        reclaim_volumes(plane, cluster.volumes)
+        reclaim_volumes(cluster)
         yield another
         if made:
             plane.kubectl("delete", "namespace", *made, "--wait=false")
@@ -80,7 +82,7 @@ def shared_folder(cluster: Cluster) -> Iterator[Path]:
     """A folder that all nodes see under the same path. It outlives the pods of namespaces that are made after it."""
     folder = Path(mkdtemp(prefix="shared-", dir=cluster.volumes))
     yield folder
-    shutil.rmtree(folder)
+    cluster.remove_folder(folder)
 
 
 @pytest.fixture

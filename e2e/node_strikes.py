@@ -14,6 +14,7 @@ from typing import Final
 from cluster.cgroups import cgroups
 from cluster.cluster import Cluster
 from cluster.layout import CGROUP, NODES
+from cluster.owners import SMALL_DISK, new_name
 from strikes import own
 
 _DRAIN: Final = ("--ignore-daemonsets", "--delete-emptydir-data", "--force")
@@ -78,7 +79,8 @@ def small_disk(cluster: Cluster, node: str, folder: Path, size_bytes: int) -> It
     """
     mine = own(cluster)
     machine = next(found for found in NODES if found.name == node)
-    mine.machines.run(machine, "mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=777", "tmpfs", str(folder))
+    options = f"size={size_bytes},mode=777"
+    mine.machines.run(machine, "mount", "-t", "tmpfs", "-o", options, new_name(SMALL_DISK), str(folder))
     try:
         yield Path(f"/proc/{mine.machines.pid(machine)}/root{folder}")
     finally:

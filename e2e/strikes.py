@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,7 +17,9 @@ from cluster.cgroups import cgroups
 from cluster.cluster import Cluster
 from cluster.control_machine import start_api_server, until_api_answers
 from cluster.layout import CGROUP, NODES, Machine
+from cluster.mending import remove_chain
 from cluster.own_cluster import OwnCluster
+from cluster.owners import CUT, new_name
 from installation import OPERATOR, OPERATOR_NAMESPACE, until_operator_runs
 
 Packets = Callable[[], int]
@@ -127,7 +128,7 @@ def cut(cluster: Cluster, some: Iterable[str], others: Iterable[str]) -> Iterato
 @contextmanager
 def _dropped(cluster: OwnCluster, node: Machine, pairs: Iterable[tuple[str, str]]) -> Iterator[Packets]:
     """In a chain of its own, so that whatever happens all of it can be taken away."""
-    chain = f"CUT-{uuid.uuid4().hex[:12]}"
+    chain = new_name(CUT)
 
     def iptables(*arguments: str) -> str:
         return cluster.machines.run(node, "iptables", "--wait", *arguments)
@@ -141,13 +142,9 @@ def _dropped(cluster: OwnCluster, node: Machine, pairs: Iterable[tuple[str, str]
         for source, destination in pairs:
             iptables("-A", chain, "-s", source, "-d", destination, "-j", "DROP")
         iptables("-I", "FORWARD", "-j", chain)
-        try:
-            yield count
-        finally:
-            iptables("-D", "FORWARD", "-j", chain)
+        yield count
     finally:
-        iptables("-F", chain)
-        iptables("-X", chain)
+        remove_chain(cluster.machines, node, chain)
 
 
 def addresses(pods: Iterable[dict[str, Any]]) -> list[str]:

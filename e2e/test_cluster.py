@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from cluster.cluster import Cluster
 from cluster.images import version
+from cluster.layout import NODES
+from cluster.mending import delete_orphaned_namespaces
+from cluster.owners import CUT, SMALL_DISK
 from cluster_s3 import s3_of
+from strikes import own
 
 IMAGE = f"checkdam/runtime:{version()}"
 SERVER = [
@@ -17,6 +26,27 @@ SERVER = [
     "-c",
     "import http.server as h; h.test(h.SimpleHTTPRequestHandler, h.ThreadingHTTPServer, port=8000)",
 ]
+KILLED_TEST = """
+import os, signal, sys
+from pathlib import Path
+from cluster.choice import chosen_cluster
+from cluster.owners import NAMESPACE, prefix
+from node_strikes import cordoned, frozen, small_disk
+from strikes import cut, etcd_paused
+
+cluster, node, folder = chosen_cluster(), sys.argv[1], Path(sys.argv[2])
+print(cluster.plane.new_namespace(prefix(NAMESPACE)))
+with (
+    cordoned(cluster, node),
+    small_disk(cluster, node, folder, 2**20),
+    cut(cluster, ["192.0.2.1"], ["192.0.2.2"]),
+    frozen(cluster, node),
+    etcd_paused(cluster),
+):
+    sys.stdout.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+RULES = ("iptables", "--wait", "-S")
 READ = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=5).status)"
 
 
@@ -119,3 +149,37 @@ def test_what_one_node_writes_to_a_volume_the_other_reads(cluster: Cluster, name
     done = "--for=jsonpath={.status.phase}=Succeeded"
     cluster.plane.kubectl("wait", where, done, f"pod/on-{writer}", f"pod/on-{reader}", "--timeout=60s")
     assert "here\n" in cluster.plane.kubectl("logs", where, f"on-{reader}")
+
+
+@pytest.mark.alone
+@pytest.mark.usefixtures("machines", "namespace")
+def test_what_a_killed_test_has_broken_is_put_right_when_the_cluster_is_brought_up_again(
+    cluster: Cluster, shared_folder: Path
+) -> None:
+    before, [stays, node] = cluster.plane.pids, nodes(cluster)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    killed_test = [sys.executable, "-c", KILLED_TEST, node, str(shared_folder)]
+    try:
+        killed = subprocess.run(killed_test, env=environment, capture_output=True, text=True)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        broken = "\n".join(damage(cluster, shared_folder))
+        assert CUT in broken
+        assert SMALL_DISK in broken
+        assert not cluster.is_up()
+        stands_still = {line.partition(":")[0] for line in cluster.status() if "stands still" in line}
+        assert {"control/etcd", f"{node}/kubelet"} <= stands_still
+    finally:
+        cluster.up(print)
+    assert cluster.is_up()
+    assert cluster.plane.pids == before
+    assert nodes(cluster) == [stays, node]
+    assert damage(cluster, shared_folder) == []
+    delete_orphaned_namespaces(cluster.plane)
+    cluster.plane.kubectl("wait", f"namespace/{killed.stdout.strip()}", "--for=delete", "--timeout=60s")
+
+
+def damage(cluster: Cluster, folder: Path) -> list[str]:
+    """Rules of nodes that drop packets on purpose, and mounts on a folder there."""
+    machines = own(cluster).machines
+    texts = [machines.run(node, *command) for node in NODES for command in (RULES, ("cat", "/proc/mounts"))]
+    return [line for text in texts for line in text.splitlines() if CUT in line or str(folder) in line]

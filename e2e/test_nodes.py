@@ -76,12 +76,7 @@ def _lead_from(job: OrdersJob, node: str, other: str) -> dict[str, Any]:
     cluster = job.cluster
     with drained(cluster, other, *_OPERATOR):
         until_operator_runs(cluster)
-    leads = job.until(
-        lambda: next(
-            filter(lambda pod: pod["metadata"]["name"] == leading_operator(cluster), operator_pods(cluster)), None
-        ),
-        "operator that leads",
-    )
+    leads = job.until(lambda: _leader(cluster), "operator that leads")
     with cordoned(cluster, node):
         [stands_by] = [pod for pod in operator_pods(cluster) if pod["metadata"]["uid"] != leads["metadata"]["uid"]]
         cluster.plane.kubectl("delete", "--filename=-", stdin=json.dumps(stands_by))
@@ -89,6 +84,11 @@ def _lead_from(job: OrdersJob, node: str, other: str) -> dict[str, Any]:
     assert leads["spec"]["nodeName"] == node
     assert _places(operator_pods(cluster)) == {node, other}
     return leads
+
+
+def _leader(cluster: Cluster) -> dict[str, Any] | None:
+    name = leading_operator(cluster)
+    return next((pod for pod in operator_pods(cluster) if pod["metadata"]["name"] == name), None)
 
 
 def _ended_with(cluster: Cluster, pod: dict[str, Any]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -63,11 +62,13 @@ class Cluster(ABC):
 
     @abstractmethod
     def is_up(self) -> bool:
-        """Whether it was brought up to the end, and everything that was started runs."""
+        """Whether it was brought up to the end, and everything that was started runs; what stands still does not."""
 
     @abstractmethod
     def up(self, say: Say) -> None:
         """Bring it up, or bring one that is up to the current images; remove first what is left of one that was killed.
+
+        In one that is up, put right what tests have done to it that were killed. So nobody may be breaking it meanwhile.
 
         Raises:
             UnavailableError: This computer lacks something.
@@ -93,6 +94,14 @@ class Cluster(ABC):
         """What it is made of and what of that runs, a line each."""
 
     @abstractmethod
+    def remove_folder(self, folder: Path) -> None:
+        """Remove a folder in `volumes` with all that pods have put there, whose users are not this one.
+
+        Raises:
+            CommandError: It cannot be removed.
+        """
+
+    @abstractmethod
     def load_image(self, archive: Path) -> None:
         """Give the images of an archive, as `docker save` makes it, to all nodes.
 
@@ -105,18 +114,19 @@ class Cluster(ABC):
         """The logs of its programs."""
 
 
-def reclaim_volumes(plane: ControlPlane, folder: Path) -> None:
+def reclaim_volumes(cluster: Cluster) -> None:
     """Empty the PersistentVolumes whose claims are gone, and offer them to others.
 
     Raises:
-        CommandError: The API server refuses.
+        CommandError: The API server refuses, or one cannot be emptied.
     """
-    with locked(folder.parent / "volumes.lock"):  # two at once would also empty what has been claimed since
+    plane = cluster.plane
+    with locked(cluster.volumes.parent / "volumes.lock"):  # two at once would also empty what has been claimed since
         for volume in plane.call("GET", "/api/v1/persistentvolumes")["items"]:
             if volume["status"].get("phase") == "Released":
                 name = volume["metadata"]["name"]
-                shutil.rmtree(folder / name)
-                _make_volume_folder(folder / name)
+                cluster.remove_folder(cluster.volumes / name)
+                _make_volume_folder(cluster.volumes / name)
                 plane.kubectl("patch", "persistentvolume", name, "--type=merge", '--patch={"spec":{"claimRef":null}}')
 
 

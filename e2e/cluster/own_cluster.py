@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,22 +16,24 @@ from typing import Final
 import yaml
 from parts_cache import locked
 
-from cluster.cgroups import cgroups
+from cluster.cgroups import CgroupError, cgroups
 from cluster.cluster import S3_NODE_PORT, Cluster, Say, add_ons
+from cluster.commands import CommandError
 from cluster.containerd import import_image, import_images, start_containerd
 from cluster.control_machine import start_api, start_controllers
-from cluster.control_plane import ApiError, ControlPlane
+from cluster.control_plane import ControlPlane
 from cluster.images import image_archives
-from cluster.layout import CGROUP, CONTROL, HOST_ADDRESS, LINK, MACHINES, NODES, Layout, Machine, layout
+from cluster.layout import CGROUP, CONTROL, HOST_ADDRESS, LINK, MACHINES, NODES, Layout, layout
 from cluster.machines import Machines
+from cluster.mending import mend, until_ready
 from cluster.network import connect_control, connect_node, disconnect
 from cluster.node import start_kubelet
 from cluster.programs import API_PROGRAMS, NODE_PROGRAMS, install
 from cluster.requirements import prepare
-from cluster.state import ClusterState, load
+from cluster.state import ClusterState, Process, load
 
-_PATIENCE_S: Final = 60.0
-_POLL_S: Final = 0.1
+_RUNS: Final = "runs"
+_ENDED: Final = "ended"
 
 
 class OwnCluster(Cluster):
@@ -81,20 +82,20 @@ class OwnCluster(Cluster):
         return Machines(self.layout, cgroups(), self._state())
 
     def is_up(self) -> bool:
-        state = self._state()
-        processes = (*state.holders.values(), *state.daemons.values())
-        return state.complete and all(process.lives() for process in processes)
+        return self._state().complete and set(self._doings().values()) == {_RUNS}
 
     def up(self, say: Say) -> None:
         self.layout.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked(self.layout.folder / "lock"):
-            if not self.is_up():
+            if not self._lives():
                 self._remove(say)
                 prepare(say)
             for program in (*API_PROGRAMS, *NODE_PROGRAMS):
                 install(program)
             images = image_archives()
-            if not self.is_up():
+            if self._lives() and not self._mended(say):
+                self._remove(say)
+            if not self._lives():
                 self._start(images, say)
             elif self._state().images != list(map(str, images)):
                 say("giving the new images to the nodes")
@@ -120,13 +121,12 @@ class OwnCluster(Cluster):
         ]
 
     def status(self) -> Sequence[str]:
-        state = self._state()
-        processes = {**{f"{name}/namespaces": holder for name, holder in state.holders.items()}, **state.daemons}
-        lines = [
-            f"{name}: {'runs' if process.lives() else 'ended'} (process {process.pid})"
-            for name, process in sorted(processes.items())
-        ]
+        processes = self._state().processes()
+        lines = [f"{name}: {doing} (process {processes[name].pid})" for name, doing in sorted(self._doings().items())]
         return lines or ["there is no cluster"]
+
+    def remove_folder(self, folder: Path) -> None:
+        shutil.rmtree(folder)
 
     def load_image(self, archive: Path) -> None:
         with ThreadPoolExecutor() as pool:
@@ -137,6 +137,25 @@ class OwnCluster(Cluster):
 
     def _state(self) -> ClusterState:
         return load(self.layout.state) or ClusterState()
+
+    def _doings(self) -> dict[str, str]:
+        """What each process does."""
+        return {name: _doing(name, process) for name, process in self._state().processes().items()}
+
+    def _lives(self) -> bool:
+        """Whether it was brought up to the end, and all processes are there."""
+        return self._state().complete and _ENDED not in self._doings().values()
+
+    def _mended(self, say: Say) -> bool:
+        """Whether it is as it was when it was brought up, whatever tests that were killed have left."""
+        if not self.is_up():
+            say("letting go on what stands still")
+        try:
+            mend(self.machines, self.layout, cgroups(), self._state(), self.plane)
+        except (CgroupError, CommandError, RuntimeError) as error:
+            say(f"the cluster is of no use any more: {error}")
+            return False
+        return True
 
     def _remember_images(self, images: Sequence[Path]) -> None:
         state = self._state()
@@ -166,7 +185,7 @@ class OwnCluster(Cluster):
             start_kubelet(machines, self.layout, groups, node)
         say("waiting for the nodes to be Ready")
         for node in NODES:
-            _until_ready(plane, node)
+            until_ready(plane, node)
         say("waiting for the names of Services and the S3 server")
         add_ons(plane, self.volumes, ("dns", "s3"))
         state.complete = True
@@ -193,19 +212,11 @@ class OwnCluster(Cluster):
         return True
 
 
-def _until_ready(plane: ControlPlane, node: Machine) -> None:
-    deadline_s = time.monotonic() + _PATIENCE_S
-    while not _is_ready(plane, node):
-        if time.monotonic() > deadline_s:
-            raise RuntimeError(
-                f"{node.name} was not Ready after {_PATIENCE_S:.0f} s; its logs are in {layout().of(node)}"
-            )
-        time.sleep(_POLL_S)
-
-
-def _is_ready(plane: ControlPlane, node: Machine) -> bool:
-    try:
-        conditions = plane.call("GET", f"/api/v1/nodes/{node.name}")["status"]["conditions"]
-    except ApiError:
-        return False  # the kubelet has not registered it yet
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+def _doing(name: str, process: Process) -> str:
+    """Args:
+    name: `machine/program`.
+    """
+    if not process.lives():
+        return _ENDED
+    frozen = cgroups().is_frozen(f"{CGROUP}/{name.partition('/')[0]}")
+    return "stands still" if frozen or process.is_stopped() else _RUNS

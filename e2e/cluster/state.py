@@ -37,6 +37,10 @@ class Process:
         except psutil.NoSuchProcess:
             return False
 
+    def is_stopped(self) -> bool:
+        """Whether it lives, and stands still because of a signal."""
+        return self.lives() and psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
+
     def send(self, number: int) -> None:
         """Send it a signal, if it lives."""
         if self.lives():
@@ -60,6 +64,10 @@ class ClusterState:
     daemons: dict[str, Process] = field(default_factory=dict)
     images: list[str] = field(default_factory=list)
     complete: bool = False
+
+    def processes(self) -> dict[str, Process]:
+        """`machine/program` → process, those that hold namespaces among them."""
+        return {**{f"{name}/namespaces": holder for name, holder in self.holders.items()}, **self.daemons}
 
     def save(self, file: Path) -> None:
         """Replace the file, whole or not at all."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,17 @@ def test_a_process_lives_until_it_has_ended_even_if_nobody_asks_how() -> None:
         started.kill()
         os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)  # asks, and leaves the question open
         assert not process.lives()
+
+
+def test_a_process_that_was_stopped_by_a_signal_lives_and_stands_still_until_it_may_go_on() -> None:
+    with subprocess.Popen(["sleep", "60"]) as started:
+        process = Process.of(started.pid)
+        for number, stopped in ((signal.SIGSTOP, True), (signal.SIGCONT, False)):
+            process.send(number)
+            os.waitid(os.P_PID, started.pid, os.WSTOPPED | os.WCONTINUED)
+            assert process.is_stopped() is stopped
+            assert process.lives()
+        started.kill()
 
 
 def test_another_process_under_the_same_number_is_not_the_one() -> None:
