@@ -396,6 +396,14 @@ def test_the_list_says_what_the_journal_keeps(store: CheckpointStore, tmp_path: 
     assert infos["chk-0-1.1-0"].problem == ""
 
 
+def test_the_list_says_which_savepoints_hold_no_output_that_waits(store: CheckpointStore) -> None:
+    for number, committed in ((1, True), (2, False)):
+        manifest = sample_manifest(number, job_id=JOB, kind="savepoint", committed=committed)
+        store.write_manifest(f"savepoint-{number}-1.1-0", manifest)
+    found = store.list_checkpoints()
+    assert [(info.kind, info.committed) for info in found] == [("savepoint", True), ("savepoint", False)]
+
+
 def test_a_checkpoint_is_opened_by_its_own_uri_or_by_its_jobs(store: CheckpointStore, tmp_path: Path) -> None:
     for folder in ("chk-1-1.1-0", "chk-2-1.1-0"):
         take(store, tmp_path, folder)

@@ -57,6 +57,7 @@ class CheckpointInfo:
         retained: Whether the journal keeps it; if not, it was dropped or never committed, and its files may go any time.
         latest: Whether it is what the job would restore.
         kind: `checkpoint` or what else its manifest says.
+        committed: A savepoint that can be restored where the output of the job is gone: it holds none that waits to be committed.
         problem: Why it cannot be read; empty if it can.
     """
 
@@ -67,6 +68,7 @@ class CheckpointInfo:
     retained: bool = False
     latest: bool = False
     kind: str = "checkpoint"
+    committed: bool = False
     problem: str = ""
 
 
@@ -283,7 +285,14 @@ class CheckpointStore:
                 continue
             infos.append(
                 CheckpointInfo(
-                    folder, manifest.id, manifest.created_ms, manifest.size_bytes, kept, folder == latest, manifest.kind
+                    folder,
+                    manifest.id,
+                    manifest.created_ms,
+                    manifest.size_bytes,
+                    kept,
+                    folder == latest,
+                    manifest.kind,
+                    manifest.committed,
                 )
             )
         return sorted(infos, key=lambda info: (info.id, info.created_ms, info.folder))

@@ -211,7 +211,7 @@ def _check_published(part: Committable) -> None:
             part.final,
             f"neither it nor {part.pending} exists any more",
             f"{part.records} records of a checkpoint are lost unless someone moved the file: put it back under either name, or start from a "
-            "savepoint, which needs none",
+            "savepoint that was taken while the job went on: it needs none",
         )
 
 
