@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from cluster.commands import CommandError, run
 from cluster.programs import install
 from installation import PROJECT
 
-_TIMEOUT: Final = ("timeout", "--foreground", "120")
+_PATIENCE_S: Final = 120
+_TIMEOUT: Final = ("timeout", "--foreground", str(_PATIENCE_S))
 
 
 def commands(page: str, section: str) -> list[str]:
@@ -62,18 +64,24 @@ class UserShell:
         Raises:
             CommandError: It ended before.
         """
+        # Not by `timeout`, which forwards no signal that comes before it has noticed what it has started.
         watching = subprocess.Popen(
-            [*_TIMEOUT, "sh", "-c", f"exec {command}"],
+            ["sh", "-c", f"exec {command}"],
             cwd=PROJECT,
             env=self.environment,
             stdout=subprocess.PIPE,
             text=True,
         )
+        too_long = threading.Timer(_PATIENCE_S, watching.kill)
+        too_long.start()
         seen = []
-        with watching:
-            for line in watching.stdout or ():
-                seen.append(line)
-                if enough(line):
-                    watching.send_signal(signal.SIGINT)
-                    return
+        try:
+            with watching:
+                for line in watching.stdout or ():
+                    seen.append(line)
+                    if enough(line):
+                        watching.send_signal(signal.SIGINT)
+                        return
+        finally:
+            too_long.cancel()
         raise CommandError(f"`{command}` ended: {''.join(seen)}")
