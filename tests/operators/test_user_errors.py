@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from checkdam.core.batch import Batch
-from checkdam.core.errors import UserCodeError
+from checkdam.core.errors import KeyTypeError, UserCodeError
 from checkdam.core.names import shown
 from checkdam.operators.aggregate import CombineOperator
 from checkdam.operators.aggregators import Aggregator, combined, count, mean_of, min_of, reducing, sum_of
@@ -148,3 +148,16 @@ def test_a_missing_field_names_the_record() -> None:
     with pytest.raises(UserCodeError, match=r"failed on record {'y': 1}") as caught:
         list(KeyByOperator("by", "x").process(Batch([{"x": 1}, {"y": 1}]), 0))
     assert "KeyError: 'x'" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [[1], {"a": 1}])
+def test_a_key_that_is_not_hashable_is_told_in_our_words(key: Any) -> None:
+    operator = CombineOperator("combine", count())
+    with pytest.raises(KeyTypeError, match=f"got {type(key).__name__}"):
+        operator.process(Batch([1, 2], [0, 0], ["a", key]), 0)
+
+
+def test_a_type_error_of_the_user_is_not_taken_for_one_of_the_keys() -> None:
+    operator = CombineOperator("combine", sum_of(lambda value: value + "x"))
+    with pytest.raises(UserCodeError, match="operator `combine` failed on record 1"):
+        operator.process(Batch([1], [0], ["a"]), 0)

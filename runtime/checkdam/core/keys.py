@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -193,13 +194,26 @@ def join_keys(encoded: list[bytes]) -> bytes:
     return _TABLE_MODE + _msgpack.encode((list(places), indices))
 
 
+def check_hashable(keys: Iterable[Any]) -> None:
+    """Say in our words which of `keys` Python refuses in a dictionary, if one is among them.
+
+    Raises:
+        KeyTypeError: One is.
+    """
+    for key in keys:
+        try:
+            hash(key)
+        except TypeError:
+            encode_key(key)
+            raise
+
+
 def _encode_table(keys: list[Any]) -> bytes:
     table: dict[Any, int] = {}
     try:
         indices = [table.setdefault(key, len(table)) for key in keys]
-    except TypeError:  # an unhashable key: encoding it says in our words what is wrong
-        for key in keys:
-            encode_key(key)
+    except TypeError:
+        check_hashable(keys)
         raise
     return _msgpack.encode((list(map(encode_key, table)), indices))
 
@@ -208,6 +222,7 @@ __all__ = [
     "MAX_KEY_GROUPS",
     "PLAIN_KEY_TYPES",
     "KeyGroups",
+    "check_hashable",
     "check_key_types",
     "decode_key",
     "decode_keys",

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from checkdam.core.batch import Batch
 from checkdam.core.errors import PipelineError
+from checkdam.core.keys import check_hashable
 from checkdam.core.serde import serde_for
 from checkdam.operators.aggregators import Aggregator
 from checkdam.operators.base import Operator, OperatorContext
@@ -171,11 +172,14 @@ def fold_batch(
 
     Raises:
         UserCodeError: It raised; names the operator and the record.
+        KeyTypeError: A key is not hashable.
     """
     records = Records(values)
     try:
         add(cells, keys, records)
     except Exception as error:
+        if isinstance(error, TypeError):
+            check_hashable(keys)
         raise user_error(operator_id, records.current(), error) from error
 
 
