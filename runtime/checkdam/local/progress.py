@@ -78,6 +78,7 @@ class _Base:
         self._console = Console(stderr=True, highlight=False)
         self._failure_told = 0
         self._restored_told = False
+        self._problem_told = False
         self._late = 0
 
     def _count_late(self, operators: list[dict[str, Any]]) -> None:
@@ -128,8 +129,12 @@ class _Base:
                 self.say(f"going on from {uri}")
 
     async def _tell_news(self, job: dict[str, Any], api: CoordinatorApi) -> None:
-        """Say once what happened since: a restored checkpoint, a failure."""
+        """Say once what happened since: a restored checkpoint, a failure, checkpoints that fail."""
         self._tell_restored(job["restoredFrom"])
+        problem = job["checkpointProblem"]
+        if problem and not self._problem_told:
+            self.say(f"a checkpoint has failed, and is tried again: {problem}")
+        self._problem_told = bool(problem)
         failure = job["lastFailure"]
         if failure and failure["timeMs"] != self._failure_told:
             self._failure_told = failure["timeMs"]
