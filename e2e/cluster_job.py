@@ -61,8 +61,21 @@ class ClusterJob:
 
     def stalled(self, reason: str) -> str:
         """The message of the condition `Stalled`, once it has this reason."""
-        self.wait(f"jsonpath={{.status.conditions[?(@.type=='Stalled')].reason}}={reason}")
-        return str(self.condition("Stalled")["message"])
+        return self._message("Stalled", "reason", reason)
+
+    def unhealthy(self) -> str:
+        """The message of the condition `CheckpointHealthy`, once it is false."""
+        return self._message("CheckpointHealthy", "status", "False")
+
+    def _message(self, kind: str, field: str, value: str) -> str:
+        self.wait(f"jsonpath={{.status.conditions[?(@.type=='{kind}')].{field}}}={value}")
+
+        def message() -> str | None:
+            # It may be another one again by now: that of a job whose attempts fail changes every few seconds.
+            condition = self.condition(kind)
+            return str(condition["message"]) if condition[field] == value else None
+
+        return self.until(message, f"condition {kind} with {field} {value}")
 
     def pods(self, component: str = "") -> list[dict[str, Any]]:
         """Its pods that are not being deleted; `coordinator` or `worker` alone."""

@@ -67,8 +67,7 @@ def test_jobs_that_cannot_reach_s3_say_so_and_go_on_when_they_can(applied: Calla
         ):
             if seconds > 5:
                 for job in (tolerant, strict):
-                    job.wait("condition=CheckpointHealthy=false")
-                    told = job.condition("CheckpointHealthy")["message"]
+                    told = job.unhealthy()
                     assert "cannot be reached" in told or "did not answer in time" in told
             time.sleep(max(0, until_s - time.monotonic()))
             assert dropped() > 0
@@ -86,8 +85,7 @@ def test_a_job_whose_s3_server_answers_with_errors_says_so_and_one_that_is_slow_
     _until_well(job)
     status = job.object()["status"]
     proxy.plan = lambda request: Refusal(503, "SlowDown")
-    job.wait("condition=CheckpointHealthy=false")
-    message = job.condition("CheckpointHealthy")["message"]
+    message = job.unhealthy()
     assert "the server answers SlowDown" in message
     assert "look at the server" in message
     proxy.plan = works
@@ -116,8 +114,7 @@ def test_jobs_whose_s3_server_is_down_or_answers_too_late_say_so_and_go_on_when_
         assert "cannot be reached" in strict.stalled("AttemptsFail")
         time.sleep(max(0, until_s - time.monotonic()))
     _until_well(strict)
-    tolerant.wait("condition=CheckpointHealthy=false")
-    assert "did not answer in time" in tolerant.condition("CheckpointHealthy")["message"]
+    assert "did not answer in time" in tolerant.unhealthy()
     late.plan = works
     _until_well(tolerant)
     assert tolerant.object()["status"]["attempt"] == attempt

@@ -213,9 +213,7 @@ class OwnCluster(Cluster):
 
 
 def _doing(name: str, process: Process) -> str:
-    """Args:
-    name: `machine/program`.
-    """
+    """What a process does, whose name is `machine/program`."""
     if not process.lives():
         return _ENDED
     frozen = cgroups().is_frozen(f"{CGROUP}/{name.partition('/')[0]}")
