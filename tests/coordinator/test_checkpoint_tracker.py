@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from checkdam.coordinator.checkpoints import CheckpointTracker, PendingCheckpoint, Schedule
+import pytest
+
+from checkdam.coordinator.checkpoints import CheckpointCause, CheckpointTracker, PendingCheckpoint, Schedule
 
 
-def begun(tracker: CheckpointTracker, now_ms: int) -> PendingCheckpoint:
+def begun(tracker: CheckpointTracker, now_ms: int, cause: CheckpointCause = "interval") -> PendingCheckpoint:
     return tracker.begin(
-        cause="interval",
+        cause=cause,
         attempt="1.1",
         folder=f"chk-{tracker.next_id}",
         parallelism=2,
@@ -45,7 +47,20 @@ def test_only_failures_in_a_row_count_and_only_those_that_should() -> None:
     assert not tracker.fail(begun(tracker, 0), "a", 0)
     tracker.complete(begun(tracker, 0), 0, 0)
     assert not tracker.fail(begun(tracker, 0), "b", 0)
-    assert not tracker.fail(begun(tracker, 0), "the attempt ended", 0, counts=False)
+    tracker.give_up(begun(tracker, 0), "the attempt ended", 0)
+    assert (tracker.failures_in_a_row, tracker.problem) == (1, "b")
     assert tracker.fail(begun(tracker, 0), "c", 0)
     assert [record.status for record in tracker.history] == ["FAILED", "COMPLETED", "FAILED", "FAILED", "FAILED"]
     assert (tracker.completed_total, tracker.failed_total, tracker.next_id) == (1, 4, 6)
+
+
+@pytest.mark.parametrize("cause", ["final", "stop"])
+def test_a_last_checkpoint_that_fails_is_told_and_does_not_count_against_what_is_tolerated(
+    cause: CheckpointCause,
+) -> None:
+    tracker = CheckpointTracker(Schedule(interval_ms=1, tolerable_failures=0), next_id=1)
+    assert not tracker.fail(begun(tracker, 0, cause), "the sink cannot write", 0)
+    assert not tracker.fail(begun(tracker, 0, cause), "the sink still cannot write", 0)
+    assert (tracker.failures_in_a_row, tracker.problem) == (2, "the sink still cannot write")
+    tracker.complete(begun(tracker, 0, cause), 0, 0)
+    assert (tracker.failures_in_a_row, tracker.problem) == (0, "")

@@ -251,6 +251,9 @@ async def test_the_final_checkpoint_is_repeated_until_it_succeeds(tmp_path: Path
             trigger = await first.until(Trigger, count)
             first.send(Decline(trigger.attempt, trigger.checkpoint, "not now"))
             await first.until(Abort, count)
+            _, view = await running.call("GET", "/v1/job")
+            assert (view["state"], view["checkpointFailures"]) == ("FINISHING", count)
+            assert "not now" in view["checkpointProblem"]
         first.acks = True
         assert await running.exit_code() == 0
         assert len(first.of(Deploy)) == 1

@@ -224,7 +224,8 @@ def test_a_savepoint_leaves_the_schedule_of_checkpoints_alone() -> None:
     other = tracker.begin(
         cause="savepoint", attempt="1.1", folder="", parallelism=1, sources={}, now_ms=1091, wall_ms=0
     )
-    tracker.fail(other, "no", 1095, counts=False)
+    assert not tracker.fail(other, "no", 1095)
+    assert (tracker.failures_in_a_row, tracker.problem) == (0, "")
     assert (tracker.due_ms(), tracker.earliest_ms(), tracker.failed_total) == (1100, 0, 0)
 
 

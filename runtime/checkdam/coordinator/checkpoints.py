@@ -25,6 +25,13 @@ input."""
 
 CheckpointStatus = Literal["IN_PROGRESS", "COMPLETED", "FAILED"]
 
+_TOLERATED: Final = ("interval", "request")
+"""Causes whose failures count against `tolerableFailures`."""
+
+_UNTOLD: Final = ("savepoint", "leave")
+"""Causes whose failures say nothing about the job's checkpoints: savepoints have an account of their own, and an attempt that somebody
+leaves ends in any case."""
+
 HISTORY_LENGTH: Final = 100
 """How many checkpoints the API remembers."""
 
@@ -235,8 +242,8 @@ class CheckpointTracker:
         next_id: The number of the next one.
 
     Attributes:
-        consecutive_failures: Checkpoints that have failed one after another in the running attempt.
-        failures_in_a_row: The same, whatever attempts there were meanwhile.
+        consecutive_failures: Of those that count, the ones that have failed one after another in the running attempt.
+        failures_in_a_row: All that have failed one after another, whatever attempts there were meanwhile.
         problem: Why the last of them failed; empty where there is none.
     """
 
@@ -319,25 +326,35 @@ class CheckpointTracker:
         self.problem = ""
         self.last_completed = record
 
-    def fail(self, pending: PendingCheckpoint, reason: str, now_ms: int, *, counts: bool = True) -> bool:
+    def fail(self, pending: PendingCheckpoint, reason: str, now_ms: int) -> bool:
         """`pending` came to nothing; returns whether that was one failure in a row too many.
+
+        Only checkpoints that are followed by others in any case count against `tolerable_failures`: what becomes of a final one, or of one
+        that the job stops with, is for whoever takes it.
 
         Args:
             pending: The checkpoint.
             reason: Why, for people.
             now_ms: Monotonic time.
-            counts: Whether it counts against `tolerable_failures`; the end of an attempt does not.
         """
+        self.give_up(pending, reason, now_ms)
+        cause = pending.record.cause
+        if cause in _UNTOLD:
+            return False
+        self.failures_in_a_row += 1
+        self.problem = reason
+        if cause not in _TOLERATED:
+            return False
+        self.consecutive_failures += 1
+        return self.consecutive_failures > self.schedule.tolerable_failures
+
+    def give_up(self, pending: PendingCheckpoint, reason: str, now_ms: int) -> None:
+        """`pending` came to nothing because its attempt has ended, which says nothing about checkpoints; see `fail`."""
         pending.record.status = "FAILED"
         pending.record.failure = reason
         self._end(pending, now_ms)
         if pending.record.cause != "savepoint":
             self.failed_total += 1
-        if counts:
-            self.consecutive_failures += 1
-            self.failures_in_a_row += 1
-            self.problem = reason
-        return counts and self.consecutive_failures > self.schedule.tolerable_failures
 
     def find(self, checkpoint: int) -> CheckpointRecord | None:
         """The latest record of that number, if it is remembered."""

@@ -200,7 +200,7 @@ class CheckpointFlow:
             await self._committing
         for unfinished in (self._tracker.pending, self._saving):
             if unfinished is not None and unfinished.record.status == "IN_PROGRESS":
-                self._tracker.fail(unfinished, _ATTEMPT_ENDED, self._clock.monotonic_ms(), counts=False)
+                self._tracker.give_up(unfinished, _ATTEMPT_ENDED, self._clock.monotonic_ms())
         self._savepoints.fail_all(_ATTEMPT_ENDED, self._clock.now_ms())
 
     async def _run(self) -> None:
@@ -392,8 +392,7 @@ class CheckpointFlow:
     def _give_up(self, pending: PendingCheckpoint, problem: str, savepoint: SavepointRecord | None) -> None:
         """Abort `pending` everywhere; one failure too many fails the attempt."""
         _log.warning("%s %d failed: %s", "checkpoint" if savepoint is None else "savepoint", pending.id, problem)
-        counts = pending.record.cause in ("interval", "request")
-        too_many = self._tracker.fail(pending, problem, self._clock.monotonic_ms(), counts=counts)
+        too_many = self._tracker.fail(pending, problem, self._clock.monotonic_ms())
         drains = savepoint is not None and savepoint.drain
         if savepoint is not None:
             self._savepoints.fail(savepoint, problem, self._clock.now_ms())
