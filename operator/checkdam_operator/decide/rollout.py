@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from checkdam.spec import FRESH, StreamJob
 from checkdam.spec.status import Deployment, Outcome, Rejected, StartWish
-from checkdam_operator.decide.stopping import How, Stopping, stop_running
+from checkdam_operator.decide.stopping import How, Stopping, folder_of, stop_running
 from checkdam_operator.decide.troubles import find_trouble, what_is_missing
 from checkdam_operator.observed import JobReport, Situation, Trouble
 from checkdam_operator.reasons import StalledReason
@@ -231,7 +231,7 @@ def _request(situation: Situation) -> str:
 
 def _last_base(situation: Situation) -> str:
     last = situation.job.status.last_checkpoint
-    return last.uri.rstrip("/").rpartition("/")[2] if last is not None else ""
+    return folder_of(last.uri) if last is not None else ""
 
 
 def _may_resume(report: JobReport | None) -> bool:
@@ -254,8 +254,7 @@ def _resumed(situation: Situation, deployment: Deployment) -> Deployment:
 
 def _last_known_base(situation: Situation) -> str:
     report = situation.report
-    stopped_with = report.stopped_with if report is not None else ""
-    return stopped_with.rstrip("/").rpartition("/")[2] or _last_base(situation)
+    return (folder_of(report.stopped_with) if report is not None else "") or _last_base(situation)
 
 
 def _outcome(report: JobReport | None) -> tuple[Outcome, str] | None:

@@ -86,7 +86,7 @@ def _ended(report: JobReport) -> Stopping:
     is_savepoint = "/savepoint-" in uri
     return Stopping(
         done=True,
-        base=_folder(uri) or _last_known(report),
+        base=folder_of(uri) or _last_known(report),
         savepoint=uri if is_savepoint else "",
         drained=report.drained,
     )
@@ -96,7 +96,8 @@ def _last_known(report: JobReport | None) -> str:
     return report.last_checkpoint.folder if report is not None and report.last_checkpoint is not None else ""
 
 
-def _folder(uri: str) -> str:
+def folder_of(uri: str) -> str:
+    """Name of the folder that a checkpoint's or savepoint's uri ends with; empty for an empty one."""
     return uri.rstrip("/").rpartition("/")[2]
 
 
