@@ -64,9 +64,9 @@ def test_whoever_wants_to_change_the_database_waits_for_its_checkpoint(store: St
         return set()
 
     store._live_files = hold  # type: ignore[method-assign]
-    store.start_checkpoint(tmp_path / "checkpoint")
+    checkpoint = store.start_checkpoint(tmp_path / "checkpoint")
     assert begun.wait(10)
-    assert store.changing_waits
+    assert not checkpoint.done()
     assert store.column("table/a").get(b"\0\0row-0001") == b"table/a", "reading goes on"
 
     def write() -> None:

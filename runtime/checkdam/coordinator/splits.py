@@ -40,11 +40,6 @@ class Enumerator:
         self.unassigned: deque[tuple[str, Any]] = deque()
         self._seen: dict[str, None] = {}
 
-    @property
-    def seen_count(self) -> int:
-        """How many splits were ever found."""
-        return len(self._seen)
-
     def found(self, splits: Iterable[Split]) -> int:
         """Queue those of `splits` that are new; returns how many were.
 

@@ -281,11 +281,6 @@ class Store:
         ).start()
         return checkpoint
 
-    @property
-    def changing_waits(self) -> bool:
-        """Whether a change would have to wait for a checkpoint."""
-        return self._checkpoint is not None and not self._checkpoint.done()
-
     def close(self) -> None:
         """Close the database. Nothing of it may be used afterwards."""
         self._await_checkpoint()
