@@ -234,6 +234,7 @@ class CoordinatorSeen:
         savepoints: request → the newest account of the savepoints that were asked for here.
         disposed: Uids of Savepoint resources whose files the coordinator has deleted, or never will.
         last_trigger_ms: When a checkpoint was last asked for.
+        last_stop_ms: When the job was last asked to stop, other than with a savepoint; 0 if it was not.
         running_since_ms: Since when its reports have said that records are processed; `None` while they do not.
     """
 
@@ -246,6 +247,7 @@ class CoordinatorSeen:
     savepoints: Mapping[str, SavepointReport] = field(default_factory=dict)
     disposed: frozenset[str] = frozenset()
     last_trigger_ms: int = 0
+    last_stop_ms: int = 0
     running_since_ms: int | None = None
 
 

@@ -134,10 +134,10 @@ class StalledReason(Reason):
     STOP_FAILED = (
         "StopFailed",
         (
-            "The savepoint that an upgrade or a suspension waits for has failed three times. The version "
+            "The savepoint or checkpoint that a change waits for has failed three times in a row. The version "
             "before runs, and trying goes on."
         ),
-        "Correct the cause, or set `spec.upgrade.mode: LastState`.",
+        "Correct the cause. Where it is a savepoint, `spec.upgrade.mode: LastState` does without one.",
     )
     SAVEPOINT_NOT_FOUND = (
         "SavepointNotFound",

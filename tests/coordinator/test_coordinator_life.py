@@ -353,6 +353,28 @@ async def test_a_stop_that_fails_lets_the_job_go_on(tmp_path: Path) -> None:
         assert "disk full" in view["stopProblem"]
 
 
+async def test_why_a_stop_failed_is_told_while_it_is_tried_again_until_a_checkpoint_completes(tmp_path: Path) -> None:
+    async with coordinator(tmp_path) as running, workers(running, acks=False) as (first, second):
+        await started([first, second])
+        await running.call("POST", "/v1/stop", {})
+        for count in (1, 2):
+            trigger = await first.until(Trigger, count)
+            first.send(Decline(trigger.attempt, trigger.checkpoint, "disk full"))
+            await running.until_state("RUNNING")
+            await running.call("POST", "/v1/stop", {})
+            view = await running.until_state("STOPPING")
+            assert "disk full" in view["stopProblem"]
+        trigger = await first.until(Trigger, 3)
+        first.send(Decline(trigger.attempt, trigger.checkpoint, "disk full"))
+        await running.until_state("RUNNING")
+        await running.call("POST", "/v1/checkpoints", {})
+        for worker in (first, second):
+            worker.ack(await worker.until(Trigger, 4))
+        await first.until(Complete)
+        await running.call("POST", "/v1/stop", {})
+        assert (await running.until_state("STOPPING"))["stopProblem"] == ""
+
+
 async def test_a_stop_without_checkpoint_ends_at_once_and_needs_no_resume(tmp_path: Path) -> None:
     async with coordinator(tmp_path) as running, workers(running) as found:
         await started(found)

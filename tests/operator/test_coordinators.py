@@ -177,6 +177,19 @@ async def test_a_refused_trigger_changes_nothing(watching: Watching) -> None:
     assert watching.seen.unreachable_since_ms is None
 
 
+@pytest.mark.parametrize("answer", [{"state": "STOPPING"}, CoordinatorRefusedError(409, "the job has not begun")])
+async def test_when_a_job_was_asked_to_stop_is_known(watching: Watching, answer: object) -> None:
+    watching.watch()
+    watching.api.others["/v1/stop"] = [answer]
+    watching.now_ms[0] = 11_000
+
+    await watching.coordinators.stop("job-1", checkpoint=True)
+
+    assert ("POST", "/v1/stop", {"checkpoint": True}) in watching.api.asked
+    assert watching.seen.last_stop_ms == 11_000
+    assert watching.seen.unreachable_since_ms is None
+
+
 async def test_a_savepoint_is_followed_to_its_end_and_asked_for_once(watching: Watching) -> None:
     watching.watch()
     taking = {"request": "r", "status": "IN_PROGRESS"}

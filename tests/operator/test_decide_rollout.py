@@ -29,6 +29,7 @@ from decide_kit import (
     worker,
 )
 
+from checkdam.spec import StreamJob
 from checkdam.spec.savepoint import SavepointStatus
 from checkdam.spec.status import CheckpointStatus, Rejected, StartWish
 from checkdam_operator.decide import Decision, decide
@@ -158,6 +159,98 @@ def test_savepoints_that_go_on_failing_are_told_with_a_remedy_while_the_old_vers
     assert "`spec.upgrade.mode: LastState`" in stalled.message
     assert "the version before runs on" in stalled.message
     assert _asked(decision) == [RequestSavepoint("stop-r1-g2-3", stop=True)]
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "STOPPING"])
+def test_a_job_that_is_tried_again_does_not_count_as_well_meanwhile(state: str) -> None:
+    failed = {
+        f"stop-r1-g2-{number}": SavepointReport(
+            f"stop-r1-g2-{number}", "FAILED", requested_ms=NOW_MS - 60_000, duration_ms=1, failure="bucket `b` is full"
+        )
+        for number in range(3)
+    }
+    stalled = with_coordinator(running(OLD, spec=NEW), savepoints=failed)
+    stalled = after(stalled, decide(stalled))
+    again = {**failed, "stop-r1-g2-3": SavepointReport("stop-r1-g2-3", requested_ms=NOW_MS)}
+
+    decision = decide(with_coordinator(with_report(stalled, state=state), savepoints=again))
+
+    assert _asked(decision) == []
+    assert reasons(decision) == []
+    told = (decision.status or stalled.job.status).condition("Stalled")
+    assert told is not None
+    assert (told.status, told.reason) == ("True", "StopFailed")
+
+
+RESCALED = manifest(parallelism=3)
+LAST_STATE = {"mode": "LastState"}
+
+
+@pytest.mark.parametrize(
+    "spec", [RESCALED, manifest(image="words:2", upgrade=LAST_STATE), manifest(suspend=True, upgrade=LAST_STATE)]
+)
+@pytest.mark.parametrize(
+    ("state", "waits"),
+    [
+        ("RUNNING", "waits for the job's last checkpoint"),
+        ("STOPPING", "waits for the job to stop"),
+        ("RESTARTING", "waits for the job to run, so that it can be stopped with its latest state"),
+    ],
+)
+def test_why_the_job_could_not_be_stopped_is_told_while_it_is_tried_again(
+    spec: StreamJob, state: str, waits: str
+) -> None:
+    failed = report(state=state, stop_problem="Traceback:\nbucket `b` is full", checkpoint_failures=2)
+    situation = with_coordinator(running(OLD, spec=spec), report=failed, not_running_since_ms=NOW_MS - 1_000)
+
+    decision = decide(situation)
+
+    progressing = condition(decision, "Progressing")
+    assert progressing.status == "True"
+    assert progressing.message == f"{waits}; the last try to stop the job failed: bucket `b` is full"
+    assert condition(decision, "Stalled").status == "False"
+
+
+def test_why_a_savepoint_failed_is_told_from_the_first_time_on() -> None:
+    failed = SavepointReport("stop-r1-g2-0", "FAILED", requested_ms=NOW_MS - 5_000, duration_ms=1_000, failure="503")
+
+    decision = decide(with_coordinator(running(OLD, spec=NEW), savepoints={failed.request: failed}))
+
+    told = "waits for another try of a savepoint; the last try to stop the job failed: 503"
+    assert condition(decision, "Progressing").message == told
+
+
+def test_a_last_checkpoint_that_failed_is_tried_again_after_a_pause() -> None:
+    failed = report(stop_problem="503", checkpoint_failures=1)
+    situation = with_coordinator(running(OLD, spec=RESCALED), report=failed, last_stop_ms=NOW_MS - 4_000)
+
+    decision = decide(situation)
+
+    assert _asked(decision) == []
+    assert decision.again_ms == NOW_MS + 6_000
+    assert _asked(decide(replace(situation, now_ms=NOW_MS + 6_000))) == [RequestStop(checkpoint=True)]
+
+
+@pytest.mark.parametrize(("state", "asked"), [("RUNNING", [RequestStop(checkpoint=True)]), ("STOPPING", [])])
+def test_last_checkpoints_that_go_on_failing_are_told_with_a_remedy(state: str, asked: list[object]) -> None:
+    failed = report(state=state, stop_problem="bucket `b` is full", checkpoint_failures=3)
+
+    decision = decide(with_coordinator(running(OLD, spec=RESCALED), report=failed, last_stop_ms=NOW_MS - 60_000))
+
+    stalled = condition(decision, "Stalled")
+    assert (stalled.status, stalled.reason) == ("True", "StopFailed")
+    assert "the last 3 have failed, so the running version goes on: bucket `b` is full; correct" in stalled.message
+    assert "StopFailed" in reasons(decision)
+    assert _asked(decision) == asked
+
+
+def test_checkpoints_that_failed_before_the_job_was_to_stop_do_not_mean_that_it_cannot_be() -> None:
+    failed = report(checkpoint_failures=3, checkpoint_problem="503")
+
+    decision = decide(with_coordinator(running(OLD, spec=RESCALED), report=failed))
+
+    assert condition(decision, "Stalled").status == "False"
+    assert _asked(decision) == [RequestStop(checkpoint=True)]
 
 
 def test_a_job_that_has_not_run_for_a_while_is_not_waited_for() -> None:

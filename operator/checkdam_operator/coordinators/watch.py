@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 import msgspec
@@ -55,6 +55,7 @@ class Watched:
     savepoints: dict[str, SavepointReport] = field(default_factory=dict)
     disposed: set[str] = field(default_factory=set)
     last_trigger_ms: int = 0
+    last_stop_ms: int = 0
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def seen(self) -> CoordinatorSeen:
@@ -69,6 +70,7 @@ class Watched:
             savepoints=dict(self.savepoints),
             disposed=frozenset(self.disposed),
             last_trigger_ms=self.last_trigger_ms,
+            last_stop_ms=self.last_stop_ms,
             running_since_ms=self.running_since_ms,
         )
 
@@ -155,7 +157,16 @@ class Coordinators:
 
     async def stop(self, job_uid: str, *, checkpoint: bool) -> None:
         """Ask the job to stop. Without effect if nobody answers: whoever still wants it asks again."""
-        await self._tell(job_uid, "/v1/stop", {"checkpoint": checkpoint})
+        watched = self._watched.get(job_uid)
+        if watched is None:
+            return
+        watched.last_stop_ms = self._now_ms()
+        try:
+            await self._api.ask(watched.address, "POST", "/v1/stop", {"checkpoint": checkpoint})
+        except CoordinatorRefusedError as error:
+            _log.warning("the coordinator in pod %s refused to stop the job: %s", watched.pod_uid, error)
+        except CoordinatorUnreachableError as error:
+            self._missed(watched, error)
 
     async def dispose(self, job_uid: str, savepoint_uid: str, uri: str) -> str:
         """Ask for the files of a savepoint to be deleted; returns why that will never be done, empty if it is, or will be asked again."""
@@ -255,17 +266,6 @@ class Coordinators:
             _log.info("the coordinator in pod %s does not answer: %s", watched.pod_uid, error)
             watched.unreachable_since_ms = self._now_ms()
             watched.changed()
-
-    async def _tell(self, job_uid: str, path: str, body: Any) -> None:
-        watched = self._watched.get(job_uid)
-        if watched is None:
-            return
-        try:
-            await self._api.ask(watched.address, "POST", path, body)
-        except CoordinatorRefusedError as error:
-            _log.warning("the coordinator in pod %s refused POST %s: %s", watched.pod_uid, path, error)
-        except CoordinatorUnreachableError as error:
-            self._missed(watched, error)
 
     def _spawn(self, watched: Watched, name: str, work: Awaitable[None]) -> None:
         async def run() -> None:

@@ -26,7 +26,7 @@ from checkdam.spec.status import (
 from checkdam_operator.decide.conditions import set_condition
 from checkdam_operator.decide.rollout import Rollout, deadline_of, is_rejected
 from checkdam_operator.decide.stopping import is_volatile
-from checkdam_operator.decide.troubles import what_is_missing
+from checkdam_operator.decide.troubles import last_line, what_is_missing
 from checkdam_operator.observed import JobReport, Pod, Situation, Trouble
 from checkdam_operator.reasons import CheckpointReason, NotStalledReason, ReadyReason, StalledReason
 from checkdam_operator.resources.names import WORKER, selector
@@ -100,8 +100,11 @@ def _invalid(situation: Situation, trouble: Trouble | None) -> Standing:
 
 
 def _changing(situation: Situation, rollout: Rollout) -> Standing:
-    waiting = rollout.stopping.waiting_for if rollout.stopping is not None else ""
-    message = f"waits for {waiting}" if waiting else f"{rollout.change.lower()} is under way"
+    stopping = rollout.stopping
+    message = f"{rollout.change.lower()} is under way"
+    if stopping is not None and stopping.waiting_for:
+        failure = f"; the last try to stop the job failed: {stopping.failure}" if stopping.failure else ""
+        message = f"waits for {stopping.waiting_for}{failure}"
     state: State = "Stopping" if rollout.change == "Suspend" else "Upgrading"
     if rollout.trouble is not None:
         report = situation.report
@@ -170,7 +173,7 @@ def _failing(report: JobReport | None) -> Trouble | None:
         return None
     return Trouble(
         StalledReason.ATTEMPTS_FAIL,
-        f"attempts fail again and again, the last one because {_last_line(failure.error)}; correct the cause; "
+        f"attempts fail again and again, the last one because {last_line(failure.error)}; correct the cause; "
         "until then it is tried again as `spec.restart` says",
         failure.time_ms,
     )
@@ -195,10 +198,6 @@ def _overdue(situation: Situation, deployment: Deployment) -> Trouble | None:
         f"the job has not come to run within {spec.spec.upgrade.progress_deadline}: it {missing}; "
         "`kubectl describe` and the logs of its pods may say more",
     )
-
-
-def _last_line(text: str) -> str:
-    return text.strip().rpartition("\n")[2]
 
 
 def _rejection(situation: Situation) -> Trouble | None:

@@ -6,11 +6,12 @@ than the tail of its journal, from which the next version begins in any case, so
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from checkdam.spec.status import Deployment, SavepointReference
 from checkdam_operator.decide.actions import Action, RequestSavepoint, RequestStop
+from checkdam_operator.decide.troubles import last_line
 from checkdam_operator.observed import JobReport, SavepointReport, Situation
 from checkdam_operator.times import iso
 
@@ -18,10 +19,10 @@ NOT_RUNNING_PATIENCE_MS: Final = 20_000
 """A job that has not processed records for so long is not waited for: its last checkpoint is what the next version begins with."""
 
 FAILED_TRIES: Final = 3
-"""After so many savepoints in a row that failed, the job counts as stalled; the old version runs on, and it is tried again."""
+"""After so many savepoints or checkpoints in a row that failed, the job counts as stalled; the old version runs on, and it is tried again."""
 
 RETRY_PAUSE_MS: Final = 10_000
-"""From a savepoint that failed to the next try."""
+"""From a savepoint that failed to the next try, and from one last checkpoint that is asked for to the next: each try holds up the job."""
 
 How = Literal["Savepoint", "Checkpoint"]
 
@@ -37,6 +38,7 @@ class Stopping:
         drained: Whether event time has come to its end.
         action: What to ask for now.
         waiting_for: What is under way, for people.
+        failure: Why the last try failed, while another is under way or to come; empty if none has.
         problem: Why it does not come to an end, and the remedy; empty if it may still.
         again_ms: When to look again at the latest.
     """
@@ -47,6 +49,7 @@ class Stopping:
     drained: bool = False
     action: Action | None = None
     waiting_for: str = ""
+    failure: str = ""
     problem: str = ""
     again_ms: int | None = None
 
@@ -62,20 +65,18 @@ def stop_running(situation: Situation, deployment: Deployment, how: How) -> Stop
         return Stopping(done=True, base=deployment.base)
     if report is not None and report.ended:
         return _ended(report)
-    if report is not None and report.running and situation.coordinator.unreachable_since_ms is None:
-        if how == "Checkpoint" or is_volatile(situation):
-            return Stopping(
-                action=RequestStop(checkpoint=not is_volatile(situation)),
-                waiting_for="the job's last checkpoint",
-                again_ms=situation.now_ms + RETRY_PAUSE_MS,
-            )
-        return _with_savepoint(situation, deployment)
-    if report is not None and report.state == "STOPPING" and situation.coordinator.unreachable_since_ms is None:
-        return Stopping(waiting_for="the job to stop", again_ms=situation.now_ms + RETRY_PAUSE_MS)
+    if report is not None and situation.coordinator.unreachable_since_ms is None:
+        if report.running:
+            return _next_try(situation, report, deployment, how)
+        if report.state == "STOPPING":
+            # What the tries before have told still holds: a job is not well each time that it is tried again.
+            under_way = _next_try(situation, report, deployment, how)
+            return replace(under_way, action=None, waiting_for="the job to stop")
     since_ms = _not_running_since_ms(situation, deployment)
     if situation.now_ms - since_ms < NOT_RUNNING_PATIENCE_MS:
         return Stopping(
             waiting_for="the job to run, so that it can be stopped with its latest state",
+            failure=last_line(report.stop_problem) if report is not None else "",
             again_ms=since_ms + NOT_RUNNING_PATIENCE_MS,
         )
     return Stopping(done=True, base=_last_known(report))
@@ -117,6 +118,36 @@ def _not_running_since_ms(situation: Situation, deployment: Deployment) -> int:
     return max(created_ms, seen.followed_since_ms)
 
 
+def _next_try(situation: Situation, report: JobReport, deployment: Deployment, how: How) -> Stopping:
+    """What to ask of a job that runs."""
+    if is_volatile(situation):
+        again_ms = situation.now_ms + RETRY_PAUSE_MS
+        return Stopping(action=RequestStop(checkpoint=False), waiting_for="the job to stop", again_ms=again_ms)
+    return _with_checkpoint(situation, report) if how == "Checkpoint" else _with_savepoint(situation, deployment)
+
+
+def _with_checkpoint(situation: Situation, report: JobReport) -> Stopping:
+    """Ask for a last checkpoint."""
+    failure, problem = last_line(report.stop_problem), ""
+    if failure and report.checkpoint_failures >= FAILED_TRIES:
+        problem = (
+            f"the job is to stop with a checkpoint, and the last {report.checkpoint_failures} have failed, so the running version goes on: "
+            f"{failure}; correct the cause"
+        )
+    next_ms = situation.coordinator.last_stop_ms + RETRY_PAUSE_MS
+    if failure and situation.now_ms < next_ms:
+        return Stopping(
+            waiting_for="another try of a last checkpoint", failure=failure, problem=problem, again_ms=next_ms
+        )
+    return Stopping(
+        action=RequestStop(checkpoint=True),
+        waiting_for="the job's last checkpoint",
+        failure=failure,
+        problem=problem,
+        again_ms=situation.now_ms + RETRY_PAUSE_MS,
+    )
+
+
 def _with_savepoint(situation: Situation, deployment: Deployment) -> Stopping:
     """Ask for a savepoint, under a name that this operator's successor would use, too."""
     stem = f"stop-r{deployment.revision}-g{situation.job.generation}"
@@ -124,20 +155,24 @@ def _with_savepoint(situation: Situation, deployment: Deployment) -> Stopping:
     while (asked := situation.coordinator.savepoints.get(f"{stem}-{len(failed)}")) and asked.status == "FAILED":
         failed.append(asked)
     request = RequestSavepoint(f"{stem}-{len(failed)}", stop=True)
-    problem = ""
+    failure, problem = "", ""
     if failed:
         last = failed[-1]
+        failure = last.failure
         next_ms = last.requested_ms + (last.duration_ms or 0) + RETRY_PAUSE_MS
         if len(failed) >= FAILED_TRIES:
             problem = (
-                f"the savepoint to stop the job with has failed {len(failed)} times, and the running version goes on: {last.failure}; correct the cause, "
+                f"the savepoint to stop the job with has failed {len(failed)} times, and the running version goes on: {failure}; correct the cause, "
                 "or set `spec.upgrade.mode: LastState` to stop with a checkpoint"
             )
         if situation.now_ms < next_ms:
-            return Stopping(waiting_for="another try of a savepoint", problem=problem, again_ms=next_ms)
+            return Stopping(
+                waiting_for="another try of a savepoint", failure=failure, problem=problem, again_ms=next_ms
+            )
     return Stopping(
         action=None if asked is not None else request,
         waiting_for="the savepoint that the job stops with",
+        failure=failure,
         problem=problem,
         again_ms=situation.now_ms + RETRY_PAUSE_MS,
     )

@@ -13,7 +13,7 @@ from checkdam.spec.status import Deployment, StreamJobStatus
 from checkdam_operator.decide.actions import Action, CreatePod, Event
 from checkdam_operator.decide.rollout import Rollout
 from checkdam_operator.decide.stopping import is_volatile
-from checkdam_operator.decide.troubles import described_end
+from checkdam_operator.decide.troubles import described_end, last_line
 from checkdam_operator.observed import FailureReport, JobReport, Pod, Situation, Termination
 from checkdam_operator.reasons import EventReason, StalledReason
 
@@ -151,5 +151,6 @@ def _starts_afresh(situation: Situation, report: JobReport) -> bool:
 def _failed(failure: FailureReport) -> Event:
     where = f" at worker {failure.worker}" if failure.worker is not None else ""
     kind = _KINDS_OF_FAILURE.get(failure.kind, "the attempt failed")
-    last_line = failure.error.strip().rpartition("\n")[2]
-    return Event(EventReason.ATTEMPT_FAILED, f"{kind}{where}: {last_line}", warning=True, key=str(failure.time_ms))
+    return Event(
+        EventReason.ATTEMPT_FAILED, f"{kind}{where}: {last_line(failure.error)}", warning=True, key=str(failure.time_ms)
+    )

@@ -58,6 +58,11 @@ def what_is_missing(report: JobReport | None, deployment: Deployment) -> str:
     return f"attempt {report.attempt} restores its state{cause}"
 
 
+def last_line(text: str) -> str:
+    """What an error says at its end: a traceback is for logs."""
+    return text.strip().rpartition("\n")[2]
+
+
 def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
 

@@ -214,7 +214,7 @@ class Job:
         record = SavepointRecord(request or secrets.token_hex(8), stop, drain, self._clock.now_ms())
         self.savepoints.add(record)
         if stop:
-            self._stop, self._stop_problem = StopWish(checkpoint=True, insist=False), ""
+            self._wish_stop(StopWish(checkpoint=True, insist=False))
         self._current.request_savepoint(record)
         return record
 
@@ -228,8 +228,7 @@ class Job:
         """
         if self._ended is not None:
             return
-        self._stop = StopWish(checkpoint, insist)
-        self._stop_problem = ""
+        self._wish_stop(StopWish(checkpoint, insist))
         current = self._current
         if checkpoint and current is not None and (current.running or not insist):
             current.request_stop(insist=insist)
@@ -237,6 +236,12 @@ class Job:
             self._no_more.set()
             if current is not None:
                 current.stop_now()
+
+    def _wish_stop(self, wish: StopWish) -> None:
+        self._stop = wish
+        # Whoever tries again and again is to be told why all the time, and nobody of what was mended meanwhile.
+        if not self.tracker.failures_in_a_row:
+            self._stop_problem = ""
 
     async def dispose(self, folder: str) -> None:
         """Delete the savepoint in `folder` of the job's own folder, for good; without effect if it is not there.

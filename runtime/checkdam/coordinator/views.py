@@ -63,7 +63,7 @@ class JobView(msgspec.Struct, frozen=True, rename="camel"):
         last_checkpoint: The last completed one.
         pending_checkpoint: Number of the one in flight.
         restored_from: Uri of the checkpoint that this epoch began with.
-        stop_problem: Why the last stop that was asked for did not succeed.
+        stop_problem: Why the last stop that was tried did not succeed; while it is tried again, only if no checkpoint has completed since.
         rejected_peers: Connections that could not authenticate, here and at the workers.
         workers: All of them, by index.
         message: How the job has ended, or what it waits for before it begins; empty otherwise.

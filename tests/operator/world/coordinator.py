@@ -41,6 +41,7 @@ class CoordinatorProcess(Beginning):
         self._pending: int | None = None
         self._wanted: list[tuple[str, str]] = []
         self._stop: str | None = None
+        self._stop_problem = ""
         self._leaving = False
         self._failures = 0
         self._problem = ""
@@ -168,6 +169,8 @@ class CoordinatorProcess(Beginning):
         now_s = self.world.loop.time()
         self._note_failure(kind, error, worker)
         self._turn += 1  # whatever was to come of it does not
+        if self._stop is not None:
+            self._stop_problem = f"the job failed before its last checkpoint: {error}"
         self._deploying, self._pending, self._stop = False, None, None
         self._no_savepoints("the attempt ended before it")
         if self._leaving:
@@ -270,6 +273,8 @@ class CoordinatorProcess(Beginning):
             self.books.end(request, status="FAILED", failure=problem)
         if cause == "stop":
             self._stop, self.state = None, "RUNNING"
+            self._stop_problem = self._problem = problem
+            self._failures += 1
             self.books.changed()
             self._keep_schedule(self._turn)
         elif cause == "final":
@@ -373,6 +378,7 @@ class CoordinatorProcess(Beginning):
             "lastFailure": self._last_failure,
             "lastCheckpoint": self._last_completed,
             "restoredFrom": self._restored_from,
+            "stopProblem": self._stop_problem,
             "message": ending.message if ending is not None else "",
             "stoppedWith": ending.stopped_with if ending is not None else "",
             "retryable": ending.retryable if ending is not None else False,
@@ -405,6 +411,7 @@ class CoordinatorProcess(Beginning):
 
     def _begin_stop(self, request: str) -> None:
         self._stop = request or "checkpoint"
+        self._stop_problem = self._stop_problem if self._failures else ""
         self.state = "STOPPING"
         self.books.changed()
         self._until_free(lambda: self._take("stop", request))
