@@ -17,7 +17,7 @@ from checkdam.spec import StreamJob, parse_manifest
 from checkdam.spec.status import Deployment, StartWish
 from checkdam_operator.resources import config, hashes
 from checkdam_operator.resources.names import COORDINATOR, pod_hash
-from checkdam_operator.resources.pods import PodDefaults, coordinator_pod, worker_pod
+from checkdam_operator.resources.pods import FIRST, PodDefaults, Succession, coordinator_pod, worker_pod
 
 GOLDEN = Path(__file__).with_name("golden")
 UID = "1b4e28ba-2fa1-11d2-883f-0016d3cca427"
@@ -50,9 +50,7 @@ class Case:
     start: StartWish = field(default_factory=StartWish)
     since_epoch: int = 0
     start_number: int = 1
-    replaces: str = ""
-    replacements: int = 0
-    avoids: str = ""
+    succession: Succession = FIRST
 
 
 def manifest(spec: Mapping[str, Any], name: str = "flight-delays", uid: str = UID) -> dict[str, Any]:
@@ -94,9 +92,7 @@ def worker(of: StreamJob, case: Case | None = None) -> dict[str, Any]:
         case.defaults,
         case.worker,
         coordinator_ip=case.coordinator_ip,
-        replaces=case.replaces,
-        replacements=case.replacements,
-        avoids=case.avoids,
+        succession=case.succession,
     )
 
 
@@ -110,9 +106,7 @@ def coordinator(of: StreamJob, case: Case | None = None) -> dict[str, Any]:
         start=case.start,
         since_epoch=case.since_epoch,
         start_number=case.start_number,
-        replaces=case.replaces,
-        replacements=case.replacements,
-        avoids=case.avoids,
+        succession=case.succession,
     )
 
 
@@ -121,7 +115,7 @@ def objects(case: Case) -> list[dict[str, Any]]:
     live = job(case.spec)
     stored = config.config_map(live, case.revision, live.spec.image or case.defaults.image)
     deployed = config.deployed_job(stored)
-    hashed = pod_hash(UID, COORDINATOR, 0, case.revision, case.replaces)
+    hashed = pod_hash(UID, COORDINATOR, 0, case.revision, case.succession.replaces)
     made = [
         stored,
         config.auth_secret(live, *SECRETS),
@@ -211,8 +205,7 @@ CASES: dict[str, Case] = {
             "serviceAccountName": "streams",
         },
         defaults=PodDefaults("registry.example/checkdam-runtime:1.0", "Always", ("registry-login",)),
-        replaces=OLD_POD_UID,
-        replacements=4,
+        succession=Succession(OLD_POD_UID, 4),
     ),
     "pod-templates": Case(
         {

@@ -11,7 +11,7 @@ from resource_jobs import CASES, OLD_POD_UID, Case, container, coordinator, envi
 
 from checkdam.spec import ManifestError
 from checkdam.spec.status import StartWish
-from checkdam_operator.resources.pods import PodDefaults, pod_problems
+from checkdam_operator.resources.pods import PodDefaults, Succession, pod_problems
 
 
 def storage(uri: str, **options: Any) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def test_every_mount_has_a_volume_and_every_volume_a_mount(case: Case) -> None:
 
 
 def test_a_pod_that_avoids_a_node_prefers_all_others_and_is_not_drawn_back_by_spreading() -> None:
-    pod = worker(job(), Case({}, avoids="node-b"))
+    pod = worker(job(), Case({}, succession=Succession(avoids="node-b")))
     [preferred] = pod["spec"]["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
     [field] = preferred["preference"]["matchFields"]
     assert field == {"key": "metadata.name", "operator": "NotIn", "values": ["node-b"]}
@@ -88,7 +88,7 @@ def test_a_coordinator_knows_how_to_begin() -> None:
 
 
 def test_a_pod_says_which_one_it_replaces() -> None:
-    first, second = worker(job()), worker(job(), Case({}, replaces=OLD_POD_UID, replacements=2))
+    first, second = worker(job()), worker(job(), Case({}, succession=Succession(OLD_POD_UID, 2)))
     assert first["metadata"]["name"] != second["metadata"]["name"]
     assert first["metadata"]["annotations"]["checkdam.dev/replaces"] == ""
     assert second["metadata"]["annotations"]["checkdam.dev/replaces"] == OLD_POD_UID

@@ -69,6 +69,25 @@ class PodDefaults:
     lost_node_s: int = LOST_NODE_S
 
 
+@dataclass(frozen=True)
+class Succession:
+    """What a pod follows in its place.
+
+    Attributes:
+        replaces: Uid of the pod that it takes the place of; empty for the first.
+        replacements: How many pods in a row were replaced before it.
+        avoids: Node on which it is only if no other can take it; empty for none.
+    """
+
+    replaces: str = ""
+    replacements: int = 0
+    avoids: str = ""
+
+
+FIRST: Final = Succession()
+"""Of a pod in whose place there was none before."""
+
+
 def coordinator_pod(
     job: StreamJob,
     deployment: Deployment,
@@ -77,9 +96,7 @@ def coordinator_pod(
     start: StartWish,
     since_epoch: int,
     start_number: int,
-    replaces: str = "",
-    replacements: int = 0,
-    avoids: str = "",
+    succession: Succession = FIRST,
 ) -> dict[str, Any]:
     """The coordinator's pod.
 
@@ -90,15 +107,13 @@ def coordinator_pod(
         start: How it begins.
         since_epoch: Its epoch must be higher than this.
         start_number: Counts the coordinators of this job.
-        replaces: Uid of the pod that it takes the place of.
-        replacements: How many pods in a row were replaced before it.
-        avoids: Node on which it is only if no other can take it; empty for none.
+        succession: What it follows.
 
     Raises:
         ManifestError: The job cannot be run in pods; lists every problem.
     """
     begin = start.model_dump(mode="json", by_alias=True) | {"sinceEpoch": since_epoch, "startNumber": start_number}
-    body = _Body(job, deployment, defaults, names.COORDINATOR, 0, replaces, replacements, avoids)
+    body = _Body(job, deployment, defaults, names.COORDINATOR, 0, succession)
     return body.build(
         env=[{"name": "CHECKDAM_START", "value": canonical_json(begin)}],
         container={
@@ -119,9 +134,7 @@ def worker_pod(
     index: int,
     *,
     coordinator_ip: str,
-    replaces: str = "",
-    replacements: int = 0,
-    avoids: str = "",
+    succession: Succession = FIRST,
 ) -> dict[str, Any]:
     """A worker's pod.
 
@@ -131,14 +144,12 @@ def worker_pod(
         defaults: Where the job says nothing.
         index: Of the worker, from 0.
         coordinator_ip: Address of the coordinator's Service.
-        replaces: Uid of the pod that it takes the place of.
-        replacements: How many pods in a row were replaced before it.
-        avoids: Node on which it is only if no other can take it; empty for none.
+        succession: What it follows.
 
     Raises:
         ManifestError: The job cannot be run in pods; lists every problem.
     """
-    body = _Body(job, deployment, defaults, names.WORKER, index, replaces, replacements, avoids)
+    body = _Body(job, deployment, defaults, names.WORKER, index, succession)
     return body.build(
         env=[
             {"name": "CHECKDAM_INDEX", "value": str(index)},
@@ -172,9 +183,7 @@ class _Body:
     defaults: PodDefaults
     role: str
     index: int
-    replaces: str = ""
-    replacements: int = 0
-    avoids: str = ""
+    succession: Succession = FIRST
 
     def build(self, *, env: list[dict[str, Any]], container: dict[str, Any]) -> dict[str, Any]:
         """The whole pod, with these variables and fields of its container that only its kind has."""
@@ -211,14 +220,15 @@ class _Body:
 
     def _metadata(self) -> dict[str, Any]:
         job, role, index, revision = self.job.metadata, self.role, self.index, self.deployment.revision
-        hashed = names.pod_hash(job.uid, role, index, revision, self.replaces)
+        replaces = self.succession.replaces
+        hashed = names.pod_hash(job.uid, role, index, revision, replaces)
         return {
-            "name": names.pod_name(job.name, job.uid, role, index, revision, self.replaces),
+            "name": names.pod_name(job.name, job.uid, role, index, revision, replaces),
             "namespace": job.namespace,
             "labels": names.pod_labels(self.job, role, index, revision, hashed),
             "annotations": {
-                names.REPLACES_ANNOTATION: self.replaces,
-                names.REPLACEMENTS_ANNOTATION: str(self.replacements),
+                names.REPLACES_ANNOTATION: replaces,
+                names.REPLACEMENTS_ANNOTATION: str(self.succession.replacements),
                 _DEFAULT_CONTAINER: names.CONTAINER,
             },
             "ownerReferences": [names.owner_reference(self.job)],
@@ -247,8 +257,8 @@ class _Body:
             spec["serviceAccountName"] = self.job.spec.service_account_name
         if self.defaults.pull_secrets:
             spec["imagePullSecrets"] = [{"name": name} for name in self.defaults.pull_secrets]
-        if self.avoids:
-            others = {"key": "metadata.name", "operator": "NotIn", "values": [self.avoids]}
+        if self.succession.avoids:
+            others = {"key": "metadata.name", "operator": "NotIn", "values": [self.succession.avoids]}
             preferred = {"weight": 100, "preference": {"matchFields": [others]}}
             spec["affinity"] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preferred]}}
         elif self.role == names.WORKER:  # spreading would weigh as much as avoiding
