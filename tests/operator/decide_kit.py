@@ -10,6 +10,7 @@ from checkdam.spec import StreamJob, parse_manifest
 from checkdam.spec.savepoint import SavepointStatus
 from checkdam.spec.status import Condition, Deployment, StreamJobStatus
 from checkdam_operator.decide import Decision, decide
+from checkdam_operator.decide.actions import RequestSavepoint, RequestStop
 from checkdam_operator.observed import (
     CheckpointReport,
     CoordinatorSeen,
@@ -31,6 +32,7 @@ UID = "uid-1"
 NOW_MS = 1_800_000_000_000
 IMAGE = "runtime:1"
 COORDINATOR = Slot("coordinator")
+STOPPED_WITH = "s3://bucket/jobs/team/words/savepoint-8-5.1-0"
 
 
 def manifest(**spec: Any) -> StreamJob:
@@ -235,3 +237,13 @@ def condition(decision: Decision, kind: str) -> Condition:
 def reasons(decision: Decision) -> list[str]:
     """The reasons of the events that a decision tells."""
     return [event.reason for event in decision.events]
+
+
+def asked_to_stop(decision: Decision) -> list[object]:
+    """What a decision asks the coordinator for, to stop the job."""
+    return [action for action in decision.actions if isinstance(action, RequestSavepoint | RequestStop)]
+
+
+def stopped(situation: Situation, uri: str = STOPPED_WITH) -> Situation:
+    """The job was stopped, with what lies at `uri`."""
+    return with_report(situation, state="STOPPED", stopped_with=uri, message="stopped with checkpoint 8")
