@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from pathlib import Path
 
 import msgspec
@@ -23,20 +22,16 @@ from coordinator_kit import (
 
 from checkdam.checkpoint.journal import Journal
 from checkdam.checkpoint.manifest import FileHandle
-from checkdam.checkpoint.storage.file import FileStorage
 from checkdam.checkpoint.storage.memory import MemoryStorage
 from checkdam.checkpoint.store import CheckpointStore
 from checkdam.connectors.base import Split
 from checkdam.coordinator.redistribution import splits_of
 from checkdam.core.batch import MIN_TIME
-from checkdam.core.errors import StorageError, UnknownOutcomeError
 from checkdam.graph.model import Graph, Node, SourceSpec
 from checkdam.wire.messages import (
-    Abort,
     AssignSplits,
     Committed,
     Complete,
-    Decline,
     Deploy,
     Drop,
     Ended,
@@ -48,45 +43,6 @@ from checkdam.wire.messages import (
     Start,
     Trigger,
 )
-
-
-class FullDisk(FileStorage):
-    """Storage that runs full when a test says so."""
-
-    full = False
-
-    def create(self, path: str, data: bytes) -> None:
-        if self.full:
-            raise StorageError("create", path, "no space left on device", "free some")
-        super().create(path, data)
-
-
-class LostAnswers(FileStorage):
-    """Storage that writes journal entries but does not say so, as often as a test says."""
-
-    lose = 0
-
-    def create(self, path: str, data: bytes) -> None:
-        super().create(path, data)
-        if path.startswith("journal/") and self.lose:
-            self.lose -= 1
-            raise UnknownOutcomeError("create", path, "the connection broke")
-
-
-class SlowJournal(FileStorage):
-    """Storage whose journal entries wait for a gate."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self.gate = threading.Event()
-        self.gate.set()
-        self.waiting = False
-
-    def create(self, path: str, data: bytes) -> None:
-        if path.startswith("journal/") and not self.gate.is_set():
-            self.waiting = True
-            assert self.gate.wait(10)
-        super().create(path, data)
 
 
 async def test_a_job_runs_from_registration_to_finished(tmp_path: Path) -> None:
@@ -212,53 +168,6 @@ async def test_graphs_that_differ_fail_the_job_whatever_the_restart_strategy(tmp
         await other.close()
 
 
-async def test_a_checkpoint_that_is_not_acknowledged_in_time_is_aborted(tmp_path: Path) -> None:
-    job = job_of(tmp_path, checkpoint__interval="50ms", checkpoint__timeout="80ms", checkpoint__tolerableFailures=100)
-    async with coordinator(tmp_path, job) as running, workers(running) as (first, second):
-        second.acks = False
-        abort = await first.until(Abort)
-        assert (abort.checkpoint, abort.resume) == (1, True)
-        _, record = await running.call("GET", "/v1/checkpoints/1")
-        assert (record["status"], record["acknowledged"]) == ("FAILED", 1)
-        assert "by the workers [1]" in record["failure"]
-        second.acks = True
-        await first.until(Complete)
-        assert await running.state() == "RUNNING"
-
-
-async def test_more_failed_checkpoints_in_a_row_than_tolerable_fail_the_attempt(tmp_path: Path) -> None:
-    job = job_of(tmp_path, checkpoint__interval="30ms", checkpoint__tolerableFailures=1)
-    async with coordinator(tmp_path, job) as running, workers(running, acks=False) as (first, second):
-        for count in (1, 2):
-            trigger = await second.until(Trigger, count)
-            second.send(Decline(trigger.attempt, trigger.checkpoint, "disk full"))
-        await first.until(Drop)
-        _, view = await running.call("GET", "/v1/job")
-        assert view["lastFailure"]["kind"] == "checkpoint"
-        assert "disk full" in view["lastFailure"]["error"]
-        first.acks = second.acks = True
-        await second.until(Complete)
-
-
-async def test_the_final_checkpoint_is_repeated_until_it_succeeds(tmp_path: Path) -> None:
-    job = job_of(tmp_path, checkpoint__tolerableFailures=0)
-    async with coordinator(tmp_path, job) as running, workers(running) as (first, second):
-        await started([first, second])
-        first.acks = False
-        first.ended()
-        second.ended()
-        for count in (1, 2):
-            trigger = await first.until(Trigger, count)
-            first.send(Decline(trigger.attempt, trigger.checkpoint, "not now"))
-            await first.until(Abort, count)
-            _, view = await running.call("GET", "/v1/job")
-            assert (view["state"], view["checkpointFailures"]) == ("FINISHING", count)
-            assert "not now" in view["checkpointProblem"]
-        first.acks = True
-        assert await running.exit_code() == 0
-        assert len(first.of(Deploy)) == 1
-
-
 async def test_finished_is_journalled_only_when_all_sinks_have_committed(tmp_path: Path) -> None:
     async with coordinator(tmp_path) as running, workers(running) as (first, second):
         await started([first, second])
@@ -302,90 +211,6 @@ async def test_a_coordinator_started_again_with_the_same_fresh_wish_goes_on(tmp_
             await found[0].until(Complete)
 
 
-async def test_a_stop_takes_a_last_checkpoint_and_needs_resume_to_go_on(tmp_path: Path) -> None:
-    async with coordinator(tmp_path) as running, workers(running) as (first, second):
-        await started([first, second])
-        assert await running.call("POST", "/v1/stop", {"checkpoint": True}) == (202, {"state": "STOPPING"})
-        trigger = await first.until(Trigger)
-        assert trigger.stop
-        await second.until(Shutdown)
-        assert await running.exit_code() == 0
-        assert running.ending().state == "STOPPED"
-        assert running.ending().checkpoint == trigger.folder
-    assert journal_kinds(tmp_path)[-2:] == ["stopped", "stopped"]
-    ending = await ending_at_once(tmp_path)
-    assert (ending.state, ending.exit_code) == ("NOT_RESUMED", 1)
-    async with coordinator(tmp_path, resume=True) as running, workers(running) as found:
-        await started(found)
-        restore = found[0].of(Deploy)[0].restore
-        assert restore is not None
-        assert restore.id == 1
-    # Once resumed, it is not stopped any more: the next coordinator goes on without being told.
-    async with coordinator(tmp_path) as running, workers(running) as found:
-        await started(found)
-
-
-async def test_a_wish_to_resume_holds_for_a_stop_from_before_it_and_not_for_a_later_one(tmp_path: Path) -> None:
-    async with coordinator(tmp_path, resume=True) as running, workers(running) as found:
-        await started(found)
-        await running.call("POST", "/v1/stop", {})
-        assert await running.exit_code() == 0
-    # One that replaces it, because it died after the stop, changes nothing.
-    entries = len(journal_kinds(tmp_path))
-    ending = await ending_at_once(tmp_path, resume=True, since_epoch=1)
-    assert (ending.state, ending.exit_code) == ("STOPPED", 0)
-    assert len(journal_kinds(tmp_path)) == entries
-    # One that replaces another which had only fenced the journal by the time it died goes on.
-    fence = Journal(storage_of(tmp_path)).fence()
-    async with coordinator(tmp_path, resume=True, since_epoch=fence.epoch) as running, workers(running) as found:
-        await started(found)
-
-
-async def test_a_stop_that_fails_lets_the_job_go_on(tmp_path: Path) -> None:
-    async with coordinator(tmp_path) as running, workers(running) as (first, second):
-        await started([first, second])
-        first.acks = False
-        await running.call("POST", "/v1/stop", {})
-        trigger = await first.until(Trigger)
-        first.send(Decline(trigger.attempt, trigger.checkpoint, "disk full"))
-        assert (await second.until(Abort)).resume
-        view = await running.until_state("RUNNING")
-        assert "disk full" in view["stopProblem"]
-
-
-async def test_why_a_stop_failed_is_told_while_it_is_tried_again_until_a_checkpoint_completes(tmp_path: Path) -> None:
-    async with coordinator(tmp_path) as running, workers(running, acks=False) as (first, second):
-        await started([first, second])
-        await running.call("POST", "/v1/stop", {})
-        for count in (1, 2):
-            trigger = await first.until(Trigger, count)
-            first.send(Decline(trigger.attempt, trigger.checkpoint, "disk full"))
-            await running.until_state("RUNNING")
-            await running.call("POST", "/v1/stop", {})
-            view = await running.until_state("STOPPING")
-            assert "disk full" in view["stopProblem"]
-        trigger = await first.until(Trigger, 3)
-        first.send(Decline(trigger.attempt, trigger.checkpoint, "disk full"))
-        await running.until_state("RUNNING")
-        await running.call("POST", "/v1/checkpoints", {})
-        for worker in (first, second):
-            worker.ack(await worker.until(Trigger, 4))
-        await first.until(Complete)
-        await running.call("POST", "/v1/stop", {})
-        assert (await running.until_state("STOPPING"))["stopProblem"] == ""
-
-
-async def test_a_stop_without_checkpoint_ends_at_once_and_needs_no_resume(tmp_path: Path) -> None:
-    async with coordinator(tmp_path) as running, workers(running) as found:
-        await started(found)
-        await running.call("POST", "/v1/stop", {"checkpoint": False})
-        await found[0].until(Shutdown)
-        assert await running.exit_code() == 0
-        assert not found[0].of(Trigger)
-    async with coordinator(tmp_path) as running, workers(running) as found:
-        await started(found)
-
-
 async def test_a_second_coordinator_deposes_the_first_which_commits_nothing_more(tmp_path: Path) -> None:
     async with coordinator(tmp_path) as old, workers(old) as orphans:
         await started(orphans)
@@ -404,22 +229,6 @@ async def test_a_deposed_coordinator_notices_while_it_has_nothing_to_commit(tmp_
     job = job_of(tmp_path, runtime__heartbeatTimeout="100ms")
     async with coordinator(tmp_path, job) as old, coordinator(tmp_path, job):
         assert await old.exit_code() == 3
-
-
-async def test_files_that_a_worker_did_not_upload_in_this_try_are_refused(tmp_path: Path) -> None:
-    job = job_of(tmp_path, checkpoint__tolerableFailures=5)
-    async with coordinator(tmp_path, job) as running, workers(running) as (first, second):
-        await started([first, second])
-        for count, path in enumerate(("chk-0-1.0-0/state", "{folder}/../../other/state", "{folder}-evil/state"), 1):
-            first.acks = False
-            await running.call("POST", "/v1/checkpoints", {})
-            trigger = await first.until(Trigger, count)
-            first.ack(trigger, files=[FileHandle("state", 1, "0" * 64, path.format(folder=trigger.folder))])
-            await first.until(Abort, count)
-        first.acks = True
-        await running.call("POST", "/v1/checkpoints", {})
-        trigger = await first.until(Trigger, 4)
-        assert (await first.until(Complete)).checkpoint == trigger.checkpoint
 
 
 async def test_with_memory_storage_the_epoch_comes_from_outside_and_nothing_is_kept(tmp_path: Path) -> None:
@@ -585,70 +394,3 @@ async def test_a_source_that_cannot_find_its_splits_is_named(tmp_path: Path) -> 
     ending = await ending_at_once(tmp_path, graph=graph_of(Unreachable([])))
     assert "source `numbers` cannot find its splits" in ending.message
     assert "nobody there" in ending.message
-
-
-async def test_storage_that_fails_fails_the_checkpoint_and_not_the_job(tmp_path: Path) -> None:
-    storage = FullDisk(tmp_path / "checkpoints" / "default" / "test")
-    async with coordinator(tmp_path, storage=storage) as running, workers(running) as found:
-        await started(found)
-        storage.full = True
-        await running.call("POST", "/v1/checkpoints", {})
-        await found[0].until(Abort)
-        storage.full = False
-        await running.call("POST", "/v1/checkpoints", {})
-        assert (await found[0].until(Complete)).checkpoint == 2
-        _, history = await running.call("GET", "/v1/checkpoints")
-        assert [record["status"] for record in history] == ["COMPLETED", "FAILED", "COMPLETED"]
-        assert "no space left" in history[1]["failure"]
-
-
-async def test_a_commit_that_is_under_way_when_the_attempt_fails_counts_for_the_next(tmp_path: Path) -> None:
-    storage = SlowJournal(tmp_path / "checkpoints" / "default" / "test")
-    async with coordinator(tmp_path, storage=storage) as running, workers(running) as found:
-        await started(found)
-        storage.gate.clear()
-        await running.call("POST", "/v1/checkpoints", {})
-        await eventually(lambda: storage.waiting, "the journal entry is being written")
-        found[1].fail("user", "boom")
-        await found[0].until(Drop)
-        assert len(found[0].of(Deploy)) == 1
-        storage.gate.set()
-        await started(found, attempt=2)
-        restore = found[0].of(Deploy)[1].restore
-        assert restore is not None
-        assert restore.id == 1
-        assert not found[0].of(Complete)
-
-
-async def test_a_wish_for_a_checkpoint_is_fulfilled_once_and_does_not_undo_a_later_stop(tmp_path: Path) -> None:
-    async with coordinator(tmp_path) as running, workers(running) as found:
-        await started(found)
-        for count in (1, 2):
-            await running.call("POST", "/v1/checkpoints", {})
-            complete = await found[0].until(Complete, count)
-    wish = {"restore_from": f"file://{tmp_path}/checkpoints/default/test/chk-1-1.1-0", "request": "w1"}
-    async with coordinator(tmp_path, **wish) as running, workers(running) as found:
-        await started(found)
-        assert (await running.call("GET", "/v1/job"))[1]["restoredFrom"] == wish["restore_from"]
-        restore = found[0].of(Deploy)[0].restore
-        assert restore is not None
-        assert restore.id == complete.checkpoint + 1
-        await running.call("POST", "/v1/stop", {})
-        assert await running.exit_code() == 0
-    assert (await ending_at_once(tmp_path, **wish)).state == "NOT_RESUMED"
-    async with coordinator(tmp_path, resume=True, **wish) as running, workers(running) as found:
-        await started(found)
-        restore = found[0].of(Deploy)[0].restore
-        assert restore is not None
-        assert restore.id == complete.checkpoint + 2
-
-
-async def test_an_entry_whose_answer_was_lost_is_settled_before_anything_else_happens(tmp_path: Path) -> None:
-    storage = LostAnswers(tmp_path / "checkpoints" / "default" / "test")
-    async with coordinator(tmp_path, storage=storage) as running, workers(running) as found:
-        await started(found)
-        storage.lose = 1
-        await running.call("POST", "/v1/checkpoints", {})
-        assert (await found[0].until(Complete)).checkpoint == 1
-        assert not found[0].of(Abort)
-        assert storage.lose == 0
