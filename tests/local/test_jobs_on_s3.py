@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from faulty_proxy import Fault, Refusal, faulty_proxy
-from job_runs import JobFolder, processes_below
+from faulty_proxy import Fault, Refusal, Request, faulty_proxy, works
+from job_runs import JobFolder, processes_below, wait_until
 from s3_server import S3Bucket
 
 from checkdam.checkpoint.opening import open_job
@@ -52,6 +55,47 @@ def test_a_killed_job_goes_on_from_its_checkpoint_in_s3_and_leaves_no_key_behind
     assert {name: store.verify(name) for name in retained} == {name: [] for name in retained}
     left = [file for file in folder.path.rglob("*") if file.is_file()]
     assert [file for file in left if s3_bucket.server.secret_key.encode() in file.read_bytes()] == []
+
+
+@pytest.mark.long
+def test_a_job_whose_workers_die_in_the_middle_of_an_upload_goes_on_and_nothing_of_it_stays(
+    tmp_path: Path, s3_bucket: S3Bucket
+) -> None:
+    stored: list[str] = []
+    stuck = threading.Event()
+
+    def half(request: Request) -> Fault:
+        if request.method != "PUT" or "/shared/" not in request.path:
+            return Fault.NONE
+        if len(stored) == 2:
+            stuck.set()
+            return Fault.SILENT
+        stored.append(request.path)
+        return Fault.NONE
+
+    with faulty_proxy(s3_bucket.server.endpoint) as proxy:
+        storage = {"uri": f"{s3_bucket.uri}/jobs", "s3": {"endpoint": proxy.endpoint}}
+        folder = job_with(tmp_path, storage)
+        folder.spec |= {"stateBackend": {"type": "rocksdb", "rocksdb": {"memory": "4Mi"}}}
+        folder.write("profiles", keys=1000)
+        run = folder.start()
+        folder.wait_for_checkpoint(2)
+
+        proxy.plan = half
+        assert stuck.wait(30)
+        for worker in folder.ask("/v1/workers"):
+            os.kill(worker["taskPid"], signal.SIGKILL)
+        proxy.plan = works
+        wait_until(lambda: folder.ask("/v1/job")["lastCheckpoint"]["attempt"].endswith(".2"))
+
+        run.send_signal(signal.SIGINT)
+        output, _ = run.communicate(timeout=60)
+        assert run.returncode == 0, output
+    store = open_job(f"{s3_bucket.uri}/jobs/default/job", options=CheckpointStorage.model_validate(s3_bucket.storage()))
+    retained = [info.folder for info in store.list_checkpoints() if info.retained]
+    assert {name: store.verify(name) for name in retained} == {name: [] for name in retained}
+    left = s3_bucket.keys()
+    assert [path for path in stored if path.removeprefix(f"/{s3_bucket.name}/") in left] == []
 
 
 def refused(folder: JobFolder, *arguments: str) -> str:
