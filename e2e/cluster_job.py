@@ -59,6 +59,11 @@ class ClusterJob:
         """A condition of the StreamJob, which it has."""
         return next(dict(found) for found in self.object()["status"]["conditions"] if found["type"] == kind)
 
+    def message_of(self, kind: str, field: str, value: str) -> str | None:
+        """The message of a condition of which a field has this value now; None if it has another."""
+        condition = self.condition(kind)
+        return str(condition["message"]) if condition[field] == value else None
+
     def stalled(self, reason: str) -> str:
         """The message of the condition `Stalled`, once it has this reason."""
         return self._message("Stalled", "reason", reason)
@@ -69,13 +74,8 @@ class ClusterJob:
 
     def _message(self, kind: str, field: str, value: str) -> str:
         self.wait(f"jsonpath={{.status.conditions[?(@.type=='{kind}')].{field}}}={value}")
-
-        def message() -> str | None:
-            # It may be another one again by now: that of a job whose attempts fail changes every few seconds.
-            condition = self.condition(kind)
-            return str(condition["message"]) if condition[field] == value else None
-
-        return self.until(message, f"condition {kind} with {field} {value}")
+        # It may be another one again by now: that of a job whose attempts fail changes every few seconds.
+        return self.until(lambda: self.message_of(kind, field, value), f"condition {kind} with {field} {value}")
 
     def pods(self, component: str = "") -> list[dict[str, Any]]:
         """Its pods that are not being deleted; `coordinator` or `worker` alone."""

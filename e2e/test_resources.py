@@ -83,8 +83,7 @@ class JobOnSmallDisk(OrdersJob):
 
         def told() -> str | None:
             self.fill()
-            found = self.condition(kind)
-            return str(found["message"]) if found["reason"] == reason else None
+            return self.message_of(kind, "reason", reason)
 
         return self.until(told, f"condition {kind} with the reason {reason}")
 
