@@ -26,7 +26,7 @@ from suite.report import machine, show, write_markdown
 from cluster.choice import chosen_cluster
 from cluster.cluster import reclaim_volumes
 from installation import install_operator
-from turns import turn
+from turns import brought_up, turn
 
 RESULTS = Path(__file__).resolve().parent / "e2e-results.md"
 
@@ -48,22 +48,13 @@ def main(
         console.print(text, highlight=False)
 
     cluster = chosen_cluster()
-    locks = cluster.volumes.parent
-    with turn(locks, alone=False):
-        was_up = cluster.is_up()
-    try:
-        with turn(locks, alone=False):  # a test that has broken it for a moment is waited for
-            cluster.up(say)
-        with turn(locks, alone=True):
-            install_operator(cluster)
-            for number in range(1, runs + 1):
-                say(f"round {number}")
-                reclaim_volumes(cluster)
-                measure_round(cluster, figures, state * 10**6, say)
-                loads.append(os.getloadavg()[0])
-    finally:
-        if not was_up:
-            cluster.down(say)
+    with brought_up(cluster, say), turn(cluster.volumes.parent, alone=True):
+        install_operator(cluster)
+        for number in range(1, runs + 1):
+            say(f"round {number}")
+            reclaim_volumes(cluster)
+            measure_round(cluster, figures, state * 10**6, say)
+            loads.append(os.getloadavg()[0])
     notes += _notes(runs, state)
     notes += [f"Round by round: {'; '.join(figures.values())}."]
     notes += [f"Load of the machine before and after each round: {', '.join(f'{load:.1f}' for load in loads)}."]

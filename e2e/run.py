@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "real_par
 
 from cluster.choice import chosen_cluster
 from cluster.requirements import EXIT_UNAVAILABLE, UnavailableError
-from turns import turn
+from turns import brought_up
 
 FOLDER: Final = Path(__file__).resolve().parent
 _OPTIONS: Final = ("-v", "-m", "not long", "-n", "3", "--dist", "worksteal", "--durations=0", "--durations-min=5")
@@ -30,19 +30,12 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGHUP, _end)
     cluster = chosen_cluster()
-    locks = cluster.volumes.parent
-    with turn(locks, alone=False):
-        was_up = cluster.is_up()
     try:
-        with turn(locks, alone=False):
-            cluster.up(_say)
-        ended = int(pytest.main([str(FOLDER), *_OPTIONS, *arguments]))
+        with brought_up(cluster, _say) as was_up:
+            ended = int(pytest.main([str(FOLDER), *_OPTIONS, *arguments]))
     except UnavailableError as error:
         print(error, file=sys.stderr)
         return EXIT_UNAVAILABLE
-    finally:
-        if not was_up:
-            cluster.down(_say)
     left = [] if was_up else cluster.left()
     if left:
         print(f"the cluster has left behind: {', '.join(left)}", file=sys.stderr)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cluster.cluster import Cluster, Say
+
 
 @contextmanager
 def turn(folder: Path, *, alone: bool) -> Iterator[None]:
@@ -26,3 +28,24 @@ def turn(folder: Path, *, alone: bool) -> Iterator[None]:
         fcntl.flock(tests, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         fcntl.flock(following, fcntl.LOCK_UN)
         yield
+
+
+@contextmanager
+def brought_up(cluster: Cluster, say: Say) -> Iterator[bool]:
+    """Have the cluster up while the context is open, and take it down however that ends, unless it was up before; gives whether it was.
+
+    A test that has broken it for a moment is waited for.
+
+    Raises:
+        UnavailableError, CommandError: As `Cluster.up`.
+    """
+    locks = cluster.volumes.parent
+    with turn(locks, alone=False):
+        was_up = cluster.is_up()
+    try:
+        with turn(locks, alone=False):
+            cluster.up(say)
+        yield was_up
+    finally:
+        if not was_up:
+            cluster.down(say)
