@@ -15,7 +15,7 @@ from typing import Any
 
 from cluster.cgroups import cgroups
 from cluster.cluster import Cluster
-from cluster.control_machine import start_api_server, until_api_answers
+from cluster.control_machine import restart_controllers, start_api_server, until_api_answers
 from cluster.layout import CGROUP, NODES, Machine
 from cluster.mending import remove_chain
 from cluster.own_cluster import OwnCluster
@@ -79,7 +79,7 @@ def operator_away(cluster: Cluster) -> Iterator[None]:
 
 @contextmanager
 def api_server_away(cluster: Cluster) -> Iterator[None]:
-    """The API server is killed; at the end another is started, and answers.
+    """The API server is killed; at the end another is started, and answers, and those that schedule and control see what there is.
 
     Raises:
         UnsupportedError: Its process is not ours.
@@ -91,6 +91,7 @@ def api_server_away(cluster: Cluster) -> Iterator[None]:
     finally:
         start_api_server(mine.machines, mine.layout)
         until_api_answers(mine.machines, mine.layout, mine.plane)
+        restart_controllers(mine.machines, mine.layout)
 
 
 @contextmanager

@@ -14,9 +14,11 @@ from cluster.programs import install
 from cluster.server_flags import API_PORT, FIRST_SERVICE, api_server_flags, etcd_flags
 
 URL: Final = f"https://{CONTROL.address}:{API_PORT}"
+_SCHEDULER: Final = "kube-scheduler"
+_MANAGER: Final = "kube-controller-manager"
 _USERS: Final = {
-    "kube-controller-manager": "system:kube-controller-manager",
-    "kube-scheduler": "system:kube-scheduler",
+    _MANAGER: f"system:{_MANAGER}",
+    _SCHEDULER: f"system:{_SCHEDULER}",
     "kube-proxy": "system:kube-proxy",
     **{node.name: f"system:node:{node.name}" for node in NODES},
 }
@@ -73,16 +75,30 @@ def until_api_answers(machines: Machines, layout: Layout, plane: ControlPlane) -
 def start_controllers(machines: Machines, layout: Layout) -> None:
     """Start the controller manager and the scheduler."""
     for program, flags in {
-        "kube-controller-manager": (
+        _MANAGER: (
             f"--root-ca-file={layout.secrets / 'ca.crt'}",
             f"--service-account-private-key-file={layout.secrets / 'accounts.key'}",
             "--use-service-account-credentials=true",
             f"--cluster-cidr={POD_RANGE}",
             "--allocate-node-cidrs=false",
         ),
-        "kube-scheduler": (),
+        _SCHEDULER: (),
     }.items():
         config = layout.secrets / f"{program}.kubeconfig"
         common = [f"--{kind}kubeconfig={config}" for kind in ("", "authentication-", "authorization-")]
         leadership = ["--leader-elect=false", "--bind-address=127.0.0.1", f"--cert-dir={layout.secrets / program}"]
         machines.daemon(CONTROL, program, (str(install(program)), *common, *leadership, *flags))
+
+
+def restart_controllers(machines: Machines, layout: Layout) -> None:
+    """Have the controller manager and the scheduler see the world as it is, after they were without an API server.
+
+    They would ask anew for each kind of object by a clock of its own, whose pauses grow to half a minute: meanwhile a scheduler
+    that knows of a pod puts it on a node of which it does not know yet that it takes none. One that starts waits for all kinds.
+
+    Raises:
+        RuntimeError: They do not end.
+    """
+    for program in (_MANAGER, _SCHEDULER):
+        machines.stop(CONTROL, program)
+    start_controllers(machines, layout)
