@@ -28,6 +28,7 @@ from checkdam_operator.decide.actions import ApplyServices, CreatePod, DeletePod
 from checkdam_operator.decide.pods import replacement_pause_ms
 from checkdam_operator.observed import Situation, Slot, Termination, WorkerReport, pod_of
 from checkdam_operator.resources.names import pod_hash
+from checkdam_operator.resources.pods import Succession
 
 
 def _created(situation: Situation) -> list[CreatePod]:
@@ -88,7 +89,9 @@ def test_a_pod_that_is_of_no_use_is_replaced_at_once_beside_itself(changes: dict
 
     situation = with_pod(running(), old, **changes)
 
-    assert _created(situation) == [CreatePod(Slot("worker", 1), old.uid, 0 if cause == "Deleted" else 1, cause)]
+    assert _created(situation) == [
+        CreatePod(Slot("worker", 1), cause, Succession(old.uid, 0 if cause == "Deleted" else 1))
+    ]
     assert _deleted(situation) == ([] if cause == "Deleted" else [old.name])
 
 
@@ -133,7 +136,7 @@ def test_a_worker_that_is_missing_though_its_container_runs_is_replaced() -> Non
     situation = with_coordinator(situation, missing_since_ms={1: NOW_MS - 3_000})
     situation = with_pod(situation, worker(1), node="node-b")
 
-    assert _created(situation) == [CreatePod(Slot("worker", 1), worker(1).uid, 1, "Lost", avoids="node-b")]
+    assert _created(situation) == [CreatePod(Slot("worker", 1), "Lost", Succession(worker(1).uid, 1, "node-b"))]
 
 
 def test_a_worker_that_has_just_broken_off_is_given_a_moment() -> None:
@@ -228,8 +231,8 @@ def test_a_row_grows_with_pods_that_fail_and_not_with_those_that_are_ended_from_
     created = _created(situation)
     later = _created(replace(situation, now_ms=NOW_MS + 1_000))
 
-    assert [action.replacements for action in created] == ([] if counts else [5])
-    assert [action.replacements for action in later] == [6 if counts else 5]
+    assert [action.succession.replacements for action in created] == ([] if counts else [5])
+    assert [action.succession.replacements for action in later] == [6 if counts else 5]
 
 
 @pytest.mark.parametrize(("status", "disrupted"), [("True", True), ("False", False)])
@@ -282,8 +285,8 @@ def test_a_row_of_replacements_ends_when_a_pod_has_lived_for_a_while() -> None:
     failed = with_pod(running(), worker(0), replacements=7, phase="Failed")
     deleted = with_pod(running(), worker(0), replacements=7, deleting=True)
 
-    assert [action.replacements for action in _created(failed)] == [1]
-    assert [action.replacements for action in _created(deleted)] == [0]
+    assert [action.succession.replacements for action in _created(failed)] == [1]
+    assert [action.succession.replacements for action in _created(deleted)] == [0]
 
 
 def test_pods_of_other_revisions_and_of_a_smaller_parallelism_go() -> None:
@@ -366,7 +369,7 @@ def test_a_pod_that_is_gone_before_its_deletion_was_seen_is_replaced_under_anoth
         last_pods={pod.slot: pod for pod in running().pods},
     )
 
-    assert _created(situation) == [CreatePod(gone.slot, replaces=gone.uid, replacements=0, cause="Deleted")]
+    assert _created(situation) == [CreatePod(gone.slot, "Deleted", Succession(gone.uid))]
 
 
 def test_the_successor_of_a_pod_that_is_gone_is_not_replaced_as_its_predecessor_was() -> None:
@@ -375,7 +378,7 @@ def test_the_successor_of_a_pod_that_is_gone_is_not_replaced_as_its_predecessor_
     others = tuple(pod for pod in running().pods if pod.slot != ending.slot)
     situation = replace(running(), pods=(*others, ending), last_pods={ending.slot: gone})
 
-    assert [action.replaces for action in _created(situation)] == ["uid-gone"]
+    assert [action.succession.replaces for action in _created(situation)] == ["uid-gone"]
 
 
 def test_a_pod_of_an_earlier_revision_has_no_successor() -> None:
@@ -385,4 +388,4 @@ def test_a_pod_of_an_earlier_revision_has_no_successor() -> None:
 
     created = _created(replace(situation, last_pods={earlier.slot: earlier}))
 
-    assert [action.replaces for action in created] == ["", "", ""]
+    assert [action.succession.replaces for action in created] == ["", "", ""]

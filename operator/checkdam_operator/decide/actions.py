@@ -9,6 +9,7 @@ from checkdam.spec.savepoint import SavepointStatus
 from checkdam.spec.status import StreamJobStatus
 from checkdam_operator.observed import Slot
 from checkdam_operator.reasons import EventReason, StalledReason
+from checkdam_operator.resources.pods import FIRST, Succession
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,13 @@ class CreatePod:
 
     Attributes:
         slot: Which.
-        replaces: Uid of the pod whose place it takes; empty for none.
-        replacements: How many pods in a row were replaced before it.
         cause: Why, in one CamelCase word, for metrics.
-        avoids: Node on which it is only if no other can take it; empty for none.
+        succession: What it follows.
     """
 
     slot: Slot
-    replaces: str = ""
-    replacements: int = 0
     cause: str = "Missing"
-    avoids: str = ""
+    succession: Succession = FIRST
 
 
 @dataclass(frozen=True)

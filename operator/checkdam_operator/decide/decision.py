@@ -13,7 +13,7 @@ from typing import Final
 
 from checkdam.spec import StreamJob
 from checkdam.spec.status import Deployment, StreamJobStatus
-from checkdam_operator.decide.actions import Action, ApplyServices, Decision, ForgetManifest, KeepManifest
+from checkdam_operator.decide.actions import Action, ApplyServices, CreatePod, Decision, ForgetManifest, KeepManifest
 from checkdam_operator.decide.checkpoints import plan_checkpoint
 from checkdam_operator.decide.pods import PodPlan, plan_pods, slots_of
 from checkdam_operator.decide.rollout import Rollout, deadline_of, plan_rollout
@@ -170,10 +170,9 @@ def _services(situation: Situation, deployment: Deployment | None, pods: PodPlan
     if coordinator is not None:
         return (ApplyServices(coordinator.pod_hash),)
     for action in pods.actions:
-        slot = getattr(action, "slot", None)
-        if slot is not None and slot.role == "coordinator":
-            replaces = getattr(action, "replaces", "")
-            return (ApplyServices(pod_hash(situation.job.uid, slot.role, 0, deployment.revision, replaces)),)
+        if isinstance(action, CreatePod) and action.slot.role == "coordinator":
+            replaces = action.succession.replaces
+            return (ApplyServices(pod_hash(situation.job.uid, "coordinator", 0, deployment.revision, replaces)),)
     # A replacement has to wait. Workers may not: their pods name the Service's address, which a new operator does not know.
     before = [pod for pod in situation.pods if pod.slot.role == "coordinator" and pod.revision == deployment.revision]
     last = max(before, key=lambda pod: (pod.created_ms, pod.name), default=None)

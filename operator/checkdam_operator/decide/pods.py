@@ -17,6 +17,7 @@ from typing import Final
 
 from checkdam_operator.decide.actions import Action, CreatePod, DeletePod
 from checkdam_operator.observed import CoordinatorSeen, Pod, Situation, Slot
+from checkdam_operator.resources.pods import Succession
 
 QUIET_MS: Final = 600_000
 """A pod that has lived for so long is no part of a row of failures any more."""
@@ -190,7 +191,7 @@ def _replacement(slot: Slot, pods: list[Pod], faults: dict[str, str], now_ms: in
     if now_ms < last.created_ms + pause_ms:
         return None, last.created_ms + pause_ms
     # Kubernetes goes on giving pods to a node that hangs for 50 s.
-    return CreatePod(slot, last.uid, row, cause, last.node if cause == "Lost" else ""), now_ms
+    return CreatePod(slot, cause, Succession(last.uid, row, last.node if cause == "Lost" else "")), now_ms
 
 
 def _ended_from_outside(pod: Pod, cause: str) -> bool:

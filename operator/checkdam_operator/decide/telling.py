@@ -63,9 +63,9 @@ def tell_pods(situation: Situation, actions: tuple[Action, ...]) -> tuple[Event,
     names = {pod.uid: pod for pod in situation.pods}
     events = []
     for action in actions:
-        if not isinstance(action, CreatePod) or action.replaces not in names or action.cause == "Deleted":
+        if not isinstance(action, CreatePod) or action.succession.replaces not in names or action.cause == "Deleted":
             continue
-        old = names[action.replaces]
+        old = names[action.succession.replaces]
         end = old.last_end
         said = f" ({end.reason}, exit code {end.exit_code})" if end is not None else ""
         message = f"pod {old.name} of {action.slot} is replaced: {action.cause}{said}"

@@ -49,7 +49,7 @@ from checkdam_operator.reconcile.seeing import SCHEDULED_LABEL
 from checkdam_operator.resources import config, names
 from checkdam_operator.resources.config import NetworkPeers
 from checkdam_operator.resources.hashes import canonical_json
-from checkdam_operator.resources.pods import PodDefaults, Succession, coordinator_pod, worker_pod
+from checkdam_operator.resources.pods import PodDefaults, coordinator_pod, worker_pod
 
 _log = logging.getLogger(__name__)
 
@@ -260,7 +260,6 @@ class Hands:
         if deployment is None or manifest is None:
             return
         defaults = replace(self._pods, image=manifest.image)
-        succession = Succession(action.replaces, action.replacements, action.avoids)
         if action.slot.role == "coordinator":
             body = coordinator_pod(
                 manifest.job,
@@ -270,7 +269,7 @@ class Hands:
                 since_epoch=deployment.epoch,
                 # Of use to memory:// alone, whose epochs nobody else keeps: it only has to rise.
                 start_number=self._now_ms() // 1000,
-                succession=succession,
+                succession=action.succession,
             )
         else:
             body = worker_pod(
@@ -279,7 +278,7 @@ class Hands:
                 defaults,
                 action.slot.index,
                 coordinator_ip=memory.coordinator_ip,
-                succession=succession,
+                succession=action.succession,
             )
         name = body["metadata"]["name"]
         try:
