@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -117,6 +118,8 @@ class ControlPlane:
         except urllib.error.HTTPError as error:
             with error:
                 raise ApiError(error.code, error.read().decode(errors="replace")) from None
+        except HTTPException as error:
+            raise ConnectionError(f"the API server has ended in the middle of an answer: {error!r}") from error
 
     def answers(self) -> bool:
         """Whether the API server is ready at this moment."""
