@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
+from waiting import wait_until
 
 from cluster.cluster import Cluster
+from cluster.commands import CommandError
 from cluster.images import version
 from cluster.layout import NODES
 from cluster.mending import delete_orphaned_namespaces
@@ -86,7 +89,7 @@ def servers(cluster: Cluster, namespace: str) -> dict[str, str]:
     documents = [service, *(server(name, node) for name, node in names.items())]
     where = f"--namespace={namespace}"
     cluster.plane.kubectl("apply", where, "--filename=-", stdin=yaml.safe_dump_all(documents))
-    cluster.plane.kubectl("wait", where, "--for=condition=Ready", "pods", "--all", "--timeout=60s")
+    cluster.plane.kubectl("wait", where, "--for=condition=Ready", "pods", "--all", "--timeout=120s")
     pods = json.loads(cluster.plane.kubectl("get", "pods", where, "--output=json"))["items"]
     return {pod["metadata"]["name"]: pod["status"]["podIP"] for pod in pods}
 
@@ -107,12 +110,19 @@ def test_pods_run_on_two_nodes_and_reach_each_other_directly(
 def test_pods_reach_a_service_by_its_name_and_the_s3_server(
     cluster: Cluster, namespace: str, servers: dict[str, str]
 ) -> None:
-    for name in servers:
-        for url in ("http://server", f"http://server.{namespace}.svc.cluster.local", "http://s3.storage:7070/healthy"):
-            assert (
+    def reads(name: str, url: str) -> bool:
+        try:
+            return (
                 cluster.plane.kubectl("exec", f"--namespace={namespace}", name, "--", "python", "-c", READ, url)
                 == "200\n"
             )
+        except CommandError:
+            return False
+
+    for name in servers:
+        for url in ("http://server", f"http://server.{namespace}.svc.cluster.local", "http://s3.storage:7070/healthy"):
+            # The name of a Service, and each node's rules for it, come a moment after its pods.
+            wait_until(partial(reads, name, url))
 
 
 def test_this_computer_reaches_the_s3_server(cluster: Cluster) -> None:
@@ -132,7 +142,8 @@ def test_what_one_node_writes_to_a_volume_the_other_reads(cluster: Cluster, name
     documents: list[object] = [claim]
     writer, reader = nodes(cluster)
     for node, command in {
-        writer: "echo here > /shared/file",
+        # Under its name it is there whole.
+        writer: "echo here > /shared/unfinished && mv /shared/unfinished /shared/file",
         reader: "until cat /shared/file; do sleep 0.1; done",
     }.items():
         container = {
@@ -147,7 +158,7 @@ def test_what_one_node_writes_to_a_volume_the_other_reads(cluster: Cluster, name
     where = f"--namespace={namespace}"
     cluster.plane.kubectl("apply", where, "--filename=-", stdin=yaml.safe_dump_all(documents))
     done = "--for=jsonpath={.status.phase}=Succeeded"
-    cluster.plane.kubectl("wait", where, done, f"pod/on-{writer}", f"pod/on-{reader}", "--timeout=60s")
+    cluster.plane.kubectl("wait", where, done, f"pod/on-{writer}", f"pod/on-{reader}", "--timeout=120s")
     assert "here\n" in cluster.plane.kubectl("logs", where, f"on-{reader}")
 
 
@@ -175,7 +186,7 @@ def test_what_a_killed_test_has_broken_is_put_right_when_the_cluster_is_brought_
     assert nodes(cluster) == [stays, node]
     assert damage(cluster, shared_folder) == []
     delete_orphaned_namespaces(cluster.plane)
-    cluster.plane.kubectl("wait", f"namespace/{killed.stdout.strip()}", "--for=delete", "--timeout=60s")
+    cluster.plane.kubectl("wait", f"namespace/{killed.stdout.strip()}", "--for=delete", "--timeout=120s")
 
 
 def damage(cluster: Cluster, folder: Path) -> list[str]:

@@ -37,13 +37,13 @@ def mend(machines: Machines, where: Layout, groups: Cgroups, state: ClusterState
     for process in state.daemons.values():
         process.send(signal.SIGCONT)
     until_api_answers(machines, where, plane)
+    plane.kubectl("uncordon", *(node.name for node in NODES))
     for node in NODES:
         until_ready(plane, node)
         for chain in orphans(CUT, _chains(machines, node)):
             remove_chain(machines, node, chain)
         for folder in _orphaned_disks(machines, node):
             machines.run(node, "umount", "--lazy", folder)
-    plane.kubectl("uncordon", *(node.name for node in NODES))
 
 
 def delete_orphaned_namespaces(plane: ControlPlane) -> None:
@@ -58,7 +58,7 @@ def delete_orphaned_namespaces(plane: ControlPlane) -> None:
 
 
 def until_ready(plane: ControlPlane, node: Machine) -> None:
-    """Come back when a node is Ready.
+    """Come back when a node is Ready, and takes pods: a controller takes a taint away a moment after its cause.
 
     Raises:
         RuntimeError: It takes too long.
@@ -87,10 +87,11 @@ def remove_chain(machines: Machines, node: Machine, chain: str) -> None:
 
 def _is_ready(plane: ControlPlane, node: Machine) -> bool:
     try:
-        conditions: list[dict[str, Any]] = plane.call("GET", f"/api/v1/nodes/{node.name}")["status"]["conditions"]
+        found: dict[str, Any] = plane.call("GET", f"/api/v1/nodes/{node.name}")
     except ApiError:
         return False  # the kubelet has not registered it yet
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    ready = any(each["type"] == "Ready" and each["status"] == "True" for each in found["status"]["conditions"])
+    return ready and not found["spec"].get("taints")
 
 
 def _chains(machines: Machines, node: Machine) -> list[str]:
