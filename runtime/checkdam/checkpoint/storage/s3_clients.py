@@ -60,7 +60,7 @@ _KEY_ID: Final = "AWS_ACCESS_KEY_ID"
 _SECRET_KEY: Final = "AWS_SECRET_ACCESS_KEY"
 _TOKEN: Final = "AWS_SESSION_TOKEN"
 _LOADER: Final = create_loader()
-"""Reads the description of S3, which takes longer than all else about a client: once for all, also for processes forked later."""
+"""Reads what describes S3, and keeps it: that takes longer than all else about a client."""
 
 _ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _LOGGERS: Final = ("boto3", "botocore", "s3transfer", "urllib3")
@@ -89,6 +89,7 @@ class S3Clients:
         self._files: S3Client | None = None
         self._uploads: TransferManager | None = None
         self._downloads: Downloads | None = None
+        _read_descriptions()
 
     @property
     def endpoint(self) -> str:
@@ -183,6 +184,14 @@ class S3Clients:
             provider = _Provider(MountedCredentials(folder, self._uri))
             core.get_component("credential_provider").insert_before("env", provider)
         return boto3.session.Session(botocore_session=core)
+
+
+def _read_descriptions() -> None:
+    """Read what clients are made of, once for all: a process that is forked later, to take up work again, has it already."""
+    for kind in ("service-2", "endpoint-rule-set-1"):
+        _LOADER.load_service_model("s3", kind)
+    for name in ("endpoints", "partitions", "sdk-default-configuration"):
+        _LOADER.load_data(name)
 
 
 class MountedCredentials(Credentials):
