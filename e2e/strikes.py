@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from waiting import wait_until
+
 from cluster.cgroups import cgroups
 from cluster.cluster import Cluster
 from cluster.control_machine import restart_controllers, start_api_server, until_api_answers
@@ -42,16 +44,18 @@ def own(cluster: Cluster) -> OwnCluster:
 
 
 def processes_of(cluster: Cluster, pod: dict[str, Any]) -> dict[int, int]:
-    """The processes of a pod's only container: number there → number on this computer.
+    """The processes of a pod's only container: number there → number on this computer. Those that end meanwhile are left out.
 
     Raises:
         UnsupportedError: They are not ours to see.
     """
     own(cluster)
     container, groups = pod["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2], cgroups()
-    folders = (groups.freezer / CGROUP / pod["spec"]["nodeName"]).rglob(container)
-    pids = (pid for folder in folders for pid in groups.processes(str(folder.relative_to(groups.freezer))))
-    return {_number_inside(pid): pid for pid in pids}
+    # Not by `rglob`, which fails where the group of another pod goes away while it looks.
+    folders = (Path(below) for below, _, _ in os.walk(groups.freezer / CGROUP / pod["spec"]["nodeName"]))
+    found = (folder.relative_to(groups.freezer) for folder in folders if folder.name == container)
+    numbers = {pid: _number_inside(pid) for group in found for pid in groups.processes(str(group))}
+    return {number: pid for pid, number in numbers.items() if number is not None}
 
 
 def kill_container(cluster: Cluster, pod: dict[str, Any]) -> None:
@@ -126,6 +130,15 @@ def cut(cluster: Cluster, some: Iterable[str], others: Iterable[str]) -> Iterato
         yield lambda: sum(count() for count in counts)
 
 
+def until_dropped(*cuts: Packets) -> None:
+    """Wait until each of these cuts has stopped something: before that it proves nothing.
+
+    Raises:
+        AssertionError: One has not within half a minute.
+    """
+    wait_until(lambda: all(packets() > 0 for packets in cuts))
+
+
 @contextmanager
 def _dropped(cluster: OwnCluster, node: Machine, pairs: Iterable[tuple[str, str]]) -> Iterator[Packets]:
     """In a chain of its own, so that whatever happens all of it can be taken away."""
@@ -153,6 +166,10 @@ def addresses(pods: Iterable[dict[str, Any]]) -> list[str]:
     return [pod["status"]["podIP"] for pod in pods]
 
 
-def _number_inside(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
+def _number_inside(pid: int) -> int | None:
+    """`None` if it has ended: snapshots of state are made by processes that live for a moment."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
     return int(next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[-1])

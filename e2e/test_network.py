@@ -10,7 +10,7 @@ import pytest
 
 from cluster.cluster import Cluster
 from orders_job import OrdersJob
-from strikes import addresses, cut
+from strikes import addresses, cut, until_dropped
 
 pytestmark = pytest.mark.usefixtures("machines")
 
@@ -34,7 +34,7 @@ def test_workers_that_do_not_reach_each_other_or_the_coordinator_go_on_afterward
                 for other, job in jobs.items()
             ]
             time.sleep(seconds)
-            assert all(packets() > 0 for packets in dropped)
+            until_dropped(*dropped)
         for job in jobs.values():
             job.until_more(job.check() + 1500)
     for job in jobs.values():
