@@ -46,9 +46,9 @@ def uninstall_operator(cluster: Cluster, namespace: str) -> None:
 
 
 def operator_pods(cluster: Cluster) -> list[dict[str, Any]]:
-    """The operator's pods."""
-    found = cluster.plane.kubectl("get", "pods", f"--namespace={OPERATOR_NAMESPACE}", "--output=json")
-    return list(json.loads(found)["items"])
+    """The operator's pods that are not being deleted."""
+    found = json.loads(cluster.plane.kubectl("get", "pods", f"--namespace={OPERATOR_NAMESPACE}", "--output=json"))
+    return [pod for pod in found["items"] if "deletionTimestamp" not in pod["metadata"]]
 
 
 def leading_operator(cluster: Cluster) -> str:
@@ -57,11 +57,11 @@ def leading_operator(cluster: Cluster) -> str:
     return cluster.plane.kubectl("get", *where, "--output=jsonpath={.spec.holderIdentity}").rpartition("_")[0]
 
 
-def until_operator_runs(cluster: Cluster) -> None:
+def until_operator_runs(cluster: Cluster, patience_s: float = 120.0) -> None:
     """Wait until all of the operator's pods are Ready.
 
     Raises:
         CommandError: They do not become so.
     """
     where = f"--namespace={OPERATOR_NAMESPACE}"
-    cluster.plane.kubectl("rollout", "status", where, OPERATOR, "--timeout=120s")
+    cluster.plane.kubectl("rollout", "status", where, OPERATOR, f"--timeout={patience_s:.0f}s")

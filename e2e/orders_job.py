@@ -60,4 +60,19 @@ class OrdersJob(ClusterJob):
 
     def until_more(self, than: int) -> int:
         """How many receipts there are as soon as there are more than that; all of them are right."""
-        return self.until(lambda: number if (number := self.check()) > than else None, f"more than {than} receipts")
+        seen: set[Path] = set()
+
+        def more() -> int | None:
+            # Receipts come with new files only. To read all of them at each look would keep a processor busy that pods need.
+            there = set(self.output.glob("*.jsonl"))
+            if there == seen:
+                return None
+            seen.update(there)
+            return number if (number := self.check()) > than else None
+
+        return self.until(more, f"more than {than} receipts")
+
+    def until_another_attempt(self, attempts: set[str]) -> None:
+        """Wait for output of an attempt after these, with all receipts right. Mere output could be of a checkpoint that was under way before."""
+        self.until(lambda: self.attempts() - attempts or None, "output of another attempt")
+        self.check()
