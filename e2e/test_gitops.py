@@ -17,6 +17,7 @@ from argo_cd import CUSTOMIZATIONS, run
 from cluster.cluster import Cluster
 from cluster.programs import install
 from installation import PROJECT
+from job_quota import QUOTA, exhaust_quota
 from orders_job import NAME, OrdersJob
 
 _KINDS: Final = CUSTOMIZATIONS / "checkdam.dev"
@@ -77,13 +78,14 @@ def test_the_kustomize_base_that_is_applied_again_changes_nothing(
 
 @contextmanager
 def recorded(job: OrdersJob, file: Path) -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """Every version of the job from now on, as the API server has it."""
-    options = ("get", "streamjobs", "--watch", '--output=jsonpath={@}{"\\n"}')
-    command = [str(install("kubectl")), f"--namespace={job.namespace}", *options]
+    """Every version of the job from now on, as the API server has it, however long it takes until somebody watches."""
+    path = f"/apis/checkdam.dev/v1alpha1/namespaces/{job.namespace}/streamjobs"
+    now = job.cluster.plane.call("GET", path)["metadata"]["resourceVersion"]
+    command = [str(install("kubectl")), "get", "--raw", f"{path}?watch=true&resourceVersion={now}"]
     environment = {**os.environ, **job.cluster.plane.environment()}
     with file.open("w") as output, subprocess.Popen(command, stdout=output, env=environment) as watch:
         try:
-            yield lambda: [json.loads(line) for line in file.read_text().rpartition("\n")[0].splitlines()]
+            yield lambda: [json.loads(line)["object"] for line in file.read_text().rpartition("\n")[0].splitlines()]
         finally:
             watch.terminate()
 
@@ -106,10 +108,10 @@ def test_argo_cd_shows_each_state_of_a_job_for_what_it_is_and_its_actions_are_ca
 ) -> None:
     job = OrdersJob(checkdam, namespace)
     with recorded(job, tmp_path / "recorded") as versions_of_job:
-        job.kubectl("create", "quota", "few", "--hard=pods=1")
+        exhaust_quota(job)
         job.apply()
         job.wait("condition=Stalled")
-        job.kubectl("delete", "quota", "few")
+        job.kubectl("delete", "quota", QUOTA)
         job.wait("condition=Ready")
         job.until_more(0)
         pods, generation = job.names(), job.object()["metadata"]["generation"]
