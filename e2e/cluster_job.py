@@ -88,9 +88,10 @@ class ClusterJob:
         return sorted(pod["metadata"]["name"] for pod in self.pods(component))
 
     def volume(self, claim: str) -> Path:
-        """What is on a claim, as this computer sees it."""
+        """What is on a claim, as this computer sees it, once the claim has a volume."""
+        bound = ("wait", f"persistentvolumeclaim/{claim}", "--for=jsonpath={.status.phase}=Bound")
+        self.kubectl(*bound, f"--timeout={_PATIENCE_S:.0f}s")
         name = self.kubectl("get", "persistentvolumeclaim", claim, "--output=jsonpath={.spec.volumeName}")
-        assert name, f"the claim {claim} has no volume yet"
         return self.cluster.volumes / name
 
     def until(self, ready: Callable[[], T | None], what: str, patience_s: float = _PATIENCE_S) -> T:
