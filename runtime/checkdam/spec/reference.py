@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from checkdam.spec.descriptions import describe
 from checkdam.spec.fields import Duration, OptionalDuration, PositiveDuration, Quantity
 from checkdam.spec.problems import models_in
 from checkdam.spec.savepoint import Savepoint, SavepointStatus
@@ -118,6 +119,8 @@ def pages() -> dict[str, str]:
 
 
 def _page(introduction: str, model: type[BaseModel], status: type[BaseModel]) -> str:
+    describe(model)
+    describe(status)
     return "\n".join([introduction, *_sections("", model), *_sections("status", status)])
 
 

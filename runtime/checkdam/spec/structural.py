@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from checkdam.spec.cel import Rule, cel_text, cel_value
 from checkdam.spec.checks import CHECKS
+from checkdam.spec.descriptions import describe
 from checkdam.spec.problems import BOUND_WORDS
 
 Schema = dict[str, Any]
@@ -33,13 +34,14 @@ def structural_schema(model: type[BaseModel], path: str, *, written_by_users: bo
     """The structural schema of a model.
 
     Args:
-        model: With descriptions.
+        model: Its fields get their descriptions.
         path: Where the model stands in the resource, such as `spec`; sentences begin with it.
         written_by_users: Whether it gets defaults and rules; a status does not.
 
     Raises:
         ValueError: The model holds something that cannot be put into a CRD.
     """
+    describe(model)
     schema = model.model_json_schema(mode="validation")
     return _Walk(schema.get("$defs", {}), written_by_users).translate(schema, path)
 
