@@ -1,6 +1,6 @@
 """What the fields of models are for: the docstrings below them, for the definitions and the reference pages that are made from the models.
 
-pydantic would read them by itself (`use_attribute_docstrings`), but whenever the models are imported: looking for the source of every class took a fifth
+pydantic would read them by itself (`use_attribute_docstrings`), but whenever the models are imported: looking for the source of every class took a tenth
 of what a process of a pod needs to start, and none of them has a use for it.
 """
 
