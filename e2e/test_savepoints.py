@@ -49,7 +49,8 @@ def test_a_savepoint_disturbs_no_job_and_another_job_goes_on_from_it_with_each_o
     checkdam: Cluster, namespace: str
 ) -> None:
     job = OrdersJob(checkdam, namespace)
-    job.apply(args={"count": _COUNT, "rate": 400})
+    # So slow that it is not over before the other job is, wherever this runs.
+    job.apply(args={"count": _COUNT, "rate": 100})
     job.wait("condition=Ready")
     job.until_more(0)
     pods, attempt = job.names(), job.object()["status"]["attempt"]

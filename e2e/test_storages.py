@@ -16,8 +16,8 @@ from backend_job import StateBackendJob
 from cluster.cluster import Cluster
 from cluster_s3 import s3_of, s3_storage
 
-ARGS: Final = {"count": 40_000, "rate": 4_000}
-"""Ten seconds of work: enough to lose a worker in the middle of it."""
+ARGS: Final = {"count": 40_000, "rate": 2_000}
+"""Twenty seconds of work: enough to lose a worker in the middle of it, also where it takes some of them until that is asked for."""
 Names = Callable[[], list[str]]
 
 
