@@ -13,7 +13,7 @@ from faulty_proxy import Delay, Fault, FaultyProxy, Refusal, faulty_proxy, works
 from cluster.cluster import Cluster
 from cluster_s3 import s3_address, s3_of
 from s3_orders_job import S3OrdersJob
-from strikes import addresses, cut
+from strikes import addresses, cut, until_dropped
 
 _TOLERANT: Final = {"tolerableFailures": 100}
 
@@ -58,20 +58,19 @@ def test_jobs_that_cannot_reach_s3_say_so_and_go_on_when_they_can(applied: Calla
     _until_well(tolerant)
     _until_well(strict)
     server, attempt = [s3_address(tolerant.cluster)], tolerant.object()["status"]["attempt"]
-    pods, others = addresses(tolerant.pods()), addresses(strict.pods())
     for seconds in (5, 60):
         until_s = time.monotonic() + seconds
         with (
-            cut(tolerant.cluster, pods, server) as dropped,
-            cut(strict.cluster, others, server) as dropped_too,
+            cut(tolerant.cluster, addresses(tolerant.pods()), server) as dropped,
+            cut(strict.cluster, addresses(strict.pods()), server) as dropped_too,
         ):
             if seconds > 5:
                 for job in (tolerant, strict):
                     told = job.unhealthy()
                     assert "cannot be reached" in told or "did not answer in time" in told
             time.sleep(max(0, until_s - time.monotonic()))
-            assert dropped() > 0
-            assert dropped_too() > 0
+            # Where the machine is slow, the next checkpoint may come later than after 5 s.
+            until_dropped(dropped, dropped_too)
         _until_well(tolerant)
         _until_well(strict)
     assert tolerant.object()["status"]["attempt"] == attempt
