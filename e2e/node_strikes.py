@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from waiting import wait_until
+
 from cluster.cgroups import cgroups
 from cluster.cluster import Cluster
 from cluster.layout import CGROUP, NODES
@@ -34,7 +36,7 @@ def cordoned(cluster: Cluster, node: str) -> Iterator[None]:
         cluster.plane.kubectl("cordon", node)
         yield
     finally:
-        cluster.plane.kubectl("uncordon", node)
+        _uncordon(cluster, node)
 
 
 @contextmanager
@@ -48,7 +50,7 @@ def drained(cluster: Cluster, node: str, *which: str) -> Iterator[None]:
         cluster.plane.kubectl("drain", node, *_DRAIN, f"--pod-selector={','.join(which)}", _WAIT)
         yield
     finally:
-        cluster.plane.kubectl("uncordon", node)
+        _uncordon(cluster, node)
 
 
 @contextmanager
@@ -66,6 +68,7 @@ def frozen(cluster: Cluster, node: str) -> Iterator[None]:
     finally:
         cgroups().thaw(group)
         cluster.plane.kubectl("wait", f"node/{node}", "--for=condition=Ready", _WAIT)
+        _until_it_takes_pods(cluster, node)
 
 
 @contextmanager
@@ -85,3 +88,13 @@ def small_disk(cluster: Cluster, node: str, folder: Path, size_bytes: int) -> It
         yield Path(f"/proc/{mine.machines.pid(machine)}/root{folder}")
     finally:
         mine.machines.run(machine, "umount", "--lazy", str(folder))
+
+
+def _uncordon(cluster: Cluster, node: str) -> None:
+    cluster.plane.kubectl("uncordon", node)
+    _until_it_takes_pods(cluster, node)
+
+
+def _until_it_takes_pods(cluster: Cluster, node: str) -> None:
+    """Wait until the node has no taint: a controller takes one away a moment after its cause."""
+    wait_until(lambda: node in nodes(cluster))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from psutil import Process
 
 from checkdam_operator.kube.lease import EXIT_LOST
 from cluster.cluster import Cluster
@@ -51,8 +51,9 @@ def test_jobs_go_on_without_a_node_that_hangs_with_the_leading_operator_and_what
     assert _places(whole.pods()) == {lost}
     assert _places(half.pods("worker")) == {stays, lost}
     zombies = [pod for job in (whole, half) for pod in job.pods() if pod["spec"]["nodeName"] == lost]
-    processes = [pid for pod in (*zombies, leader) for pid in processes_of(checkdam, pod).values()]
     with frozen(checkdam, lost):
+        # Now, when none of them can end; each by more than its number, which others get in their turn.
+        processes = [Process(pid) for pod in (*zombies, leader) for pid in processes_of(checkdam, pod).values()]
         _until_elsewhere(half, stays)
         assert nodes(checkdam) == [stays, lost], "the job has waited until Kubernetes gave the node up"
         half.until_more(half.check() + 2000)
@@ -61,7 +62,7 @@ def test_jobs_go_on_without_a_node_that_hangs_with_the_leading_operator_and_what
         whole.kubectl("delete", "pods", *_names(zombies, whole.namespace), "--force", "--grace-period=0")
         successor, pods = leading_operator(checkdam), [*half.names(), *whole.names()]
         assert successor != leader["metadata"]["name"]
-    half.until(lambda: None if any(Path(f"/proc/{pid}").exists() for pid in processes) else True, "end of the zombies")
+    half.until(lambda: None if any(process.is_running() for process in processes) else True, "end of the zombies")
     for job in (half, whole):
         job.until_more(job.check() + 2000)
         job.wait("condition=Ready")
