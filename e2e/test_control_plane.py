@@ -36,7 +36,7 @@ def test_without_operators_a_job_checkpoints_and_restarts_and_with_them_gets_its
         for number, victim in enumerate(victims, start=1):
             attempts = job.attempts()
             job.kill_process(victim)
-            _starts_anew(job, attempts)
+            job.until_another_attempt(attempts)
             time.sleep(max(0.0, began_s + seconds * number / len(victims) - time.monotonic()))
         job.until_more(job.check())
         assert job.names() == sorted(victims)
@@ -45,7 +45,7 @@ def test_without_operators_a_job_checkpoints_and_restarts_and_with_them_gets_its
             job.kubectl("delete", "pod", pod, "--timeout=120s")
         assert job.names() == [kept]
         attempts = job.attempts()
-    _starts_anew(job, attempts)
+    job.until_another_attempt(attempts)
     job.wait("condition=Ready")
     assert len(job.names("worker")) == 2
     assert kept in job.names("worker")
@@ -57,13 +57,13 @@ def test_operators_and_a_coordinator_that_are_lost_at_the_same_moment_come_back(
     before, attempts = job.names(), job.attempts()
     for pod in (*operator_pods(job.cluster), *job.pods("coordinator")):
         kill_container(job.cluster, pod)
-    _starts_anew(job, attempts)
+    job.until_another_attempt(attempts)
     assert job.names() == before
 
     lost, attempts = job.pods("coordinator"), job.attempts()
     pods = {"apiVersion": "v1", "kind": "List", "items": [*operator_pods(job.cluster), *lost]}
     job.cluster.plane.kubectl("delete", "--filename=-", *_AT_ONCE, stdin=json.dumps(pods))
-    _starts_anew(job, attempts)
+    job.until_another_attempt(attempts)
     assert len(job.pods("coordinator")) == 1
     assert not _uids(lost) & _uids(job.pods("coordinator"))
 
@@ -83,15 +83,9 @@ def test_a_job_does_not_notice_that_etcd_or_the_api_server_is_away_and_is_looked
 
         lost = job.pods("worker")[:1]
         job.kubectl("delete", "pod", lost[0]["metadata"]["name"], "--wait=false")
-        _starts_anew(job, attempts)
+        job.until_another_attempt(attempts)
         assert len(job.pods("worker")) == 2
         assert not _uids(lost) & _uids(job.pods("worker"))
-
-
-def _starts_anew(job: OrdersJob, attempts: set[str]) -> None:
-    """Wait for output of an attempt after these. Mere output could be of a checkpoint that was under way before."""
-    job.until(lambda: job.attempts() - attempts or None, "output of another attempt")
-    job.check()
 
 
 def _uids(pods: Iterable[dict[str, Any]]) -> set[str]:
