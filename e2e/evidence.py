@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,5 +84,6 @@ def _listing(folder: Path) -> str:
     for below, _, files in os.walk(folder):
         for name in sorted(files):
             path = Path(below) / name
-            lines.append(f"{path.stat().st_size:12} {path.relative_to(folder)}")
+            with suppress(FileNotFoundError):  # jobs that go on remove some
+                lines.append(f"{path.stat().st_size:12} {path.relative_to(folder)}")
     return "\n".join(lines)
