@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
 from cluster.cluster import Cluster
 from installation import OPERATOR_NAMESPACE, README_NAMESPACE, install_operator, uninstall_operator
 from orders_job import OrdersJob
-from user_shell import UserShell, commands
-
-DEFINITIONS: Final = ("crd", "streamjobs.checkdam.dev", "savepoints.checkdam.dev")
+from page_commands import commands
+from user_shell import WHERE_TESTS_INSTALL, UserShell, says_ready
 
 
 @pytest.fixture
 def newcomer(checkdam: Cluster, namespace: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[UserShell]:
-    """A user of a cluster without Checkdam, who works in the test's namespace; afterwards everything is as it was."""
+    """A user of a cluster that everything was taken away from, as the page on that has it; afterwards all is as it was."""
     request.node.user_properties.append(("namespace", README_NAMESPACE))  # for the evidence
+    _, delete_jobs, uninstall, delete_definitions = commands("docs/how-to/install.md", "Uninstall")
+    user = UserShell.of(checkdam, namespace, tmp_path)
+    before = replace(user, names=WHERE_TESTS_INSTALL)
     try:
+        before.run(delete_jobs)
+        before.run(uninstall)
+        before.run(delete_definitions)
         uninstall_operator(checkdam, OPERATOR_NAMESPACE)
-        checkdam.plane.kubectl("delete", *DEFINITIONS, "--timeout=60s")
-        yield UserShell.of(checkdam, namespace, tmp_path)
+        assert "checkdam.dev" not in checkdam.plane.kubectl("get", "crds", "--output=name")
+        yield user
     finally:
         install_operator(checkdam)
-
-
-def says_ready(line: str) -> bool:
-    """Whether a line of `kubectl get sjob` shows a job that is Ready."""
-    return "True" in line.split()
 
 
 def deployment(status: dict[str, Any]) -> tuple[int, int]:

@@ -8,37 +8,38 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from cluster.cluster import Cluster
 from cluster.commands import CommandError, run
 from cluster.programs import install
-from installation import PROJECT
+from installation import OPERATOR_NAMESPACE, PROJECT, README_NAMESPACE
 
+WHERE_TESTS_INSTALL: Final = {
+    f"namespace {README_NAMESPACE}": f"namespace {OPERATOR_NAMESPACE}",
+    f"serviceaccount:{README_NAMESPACE}": f"serviceaccount:{OPERATOR_NAMESPACE}",
+}
+"""For `UserShell.names`, where a command is about the tests' operator."""
 _PATIENCE_S: Final = 120
 _TIMEOUT: Final = ("timeout", "--foreground", str(_PATIENCE_S))
 
 
-def commands(page: str, section: str) -> list[str]:
-    """The commands of a section that need a cluster, one a line.
-
-    Args:
-        page: File of the project.
-        section: Its heading, of the second level.
-    """
-    text = (PROJECT / page).read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"^```sh manual\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines()]
-
-
 @dataclass(frozen=True)
 class UserShell:
-    """A shell in the project's folder, with kubectl and Helm."""
+    """A shell with kubectl and Helm.
+
+    Attributes:
+        environment: Of the commands.
+        folder: Where they are run.
+        names: What pages call something → what it is called here.
+    """
 
     environment: dict[str, str]
+    folder: Path = PROJECT
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, cluster: Cluster, namespace: str, folder: Path) -> UserShell:
@@ -56,7 +57,8 @@ class UserShell:
         Raises:
             CommandError: It failed.
         """
-        return run(*_TIMEOUT, "env", f"--chdir={PROJECT}", "sh", "-c", command, environment=self.environment)
+        chdir = f"--chdir={self.folder}"
+        return run(*_TIMEOUT, "env", chdir, "sh", "-c", self._here(command), environment=self.environment)
 
     def watch(self, command: str, enough: Callable[[str], bool]) -> None:
         """Run a command that goes on until Ctrl-C, which it gets once it has printed a line that is enough.
@@ -66,8 +68,8 @@ class UserShell:
         """
         # Not by `timeout`, which forwards no signal that comes before it has noticed what it has started.
         watching = subprocess.Popen(
-            ["sh", "-c", f"exec {command}"],
-            cwd=PROJECT,
+            ["sh", "-c", f"exec {self._here(command)}"],
+            cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
             text=True,
@@ -85,3 +87,14 @@ class UserShell:
         finally:
             too_long.cancel()
         raise CommandError(f"`{command}` ended: {''.join(seen)}")
+
+    def _here(self, command: str) -> str:
+        if not self.names:
+            return command
+        names = "|".join(map(re.escape, self.names))
+        return re.sub(rf"(?<!\w)(?:{names})(?![\w-])", lambda found: self.names[found[0]], command)
+
+
+def says_ready(line: str) -> bool:
+    """Whether a line of `kubectl get streamjobs` shows a job that is Ready."""
+    return "True" in line.split()

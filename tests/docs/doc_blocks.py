@@ -6,7 +6,7 @@ What a block means is said behind its language:
 * `python`: runs; names of earlier blocks of the page are there. Functions called `test_…` are called.
 * `yaml`: a manifest, or the `spec` of one; must be valid. `yaml values`: values of the Helm chart, which the tests of the chart try out.
 * `sh`: runs with bash, every command must succeed. `sh exit=N`: must end with that code.
-* `sh manual`: not run; only for commands that a test cannot run (`MANUAL_COMMANDS`).
+* `sh manual`: not run here; only for certain commands (`MANUAL_COMMANDS`). Those that need a cluster are run by end-to-end tests.
 * `text output`: what lines that the last `sh` block printed contain, in this order; `…` stands for anything, and so do
   spaces for any number of them.
 * `text`, `json`, `mermaid` and others: not run.
@@ -31,7 +31,7 @@ from checkdam.spec import SAVEPOINT_KIND, parse_manifest, parse_savepoint
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = {"streamjob.md", "cli.md", "api.md", "metrics.md"}
 MANUAL_COMMANDS = ("make ", "python -m pip install ", "checkdam run examples/", "kubectl ", "helm ", "flux ", "argocd ")
-"""What is not run from a page: it installs, runs all tests, is run by the tests of the examples, or needs a cluster."""
+"""What is not run with its page: it installs, runs all tests, is run by the tests of the examples, or needs a cluster."""
 
 TOOLS = ("curl", "jq", "pgrep")
 """Programs that pages use and not every machine has."""
