@@ -17,6 +17,11 @@ import psutil
 import yaml
 
 HERE = Path(__file__).parent
+SLOW = 600
+"""Records a second of a job that is to be stopped or killed before its end: ten seconds of work, however slow the machine that looks at it."""
+
+FAST = ("--arg", "rate=null")
+"""Options of the run that goes on from there, and need not be slow."""
 
 
 @dataclass

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import psutil
-from job_runs import JobFolder, processes_below
+from job_runs import FAST, SLOW, JobFolder, processes_below
 
 
 def test_a_killed_job_goes_on_from_its_checkpoint_in_hdfs(tmp_path: Path, hdfs_uri: str) -> None:
     folder = JobFolder(tmp_path, {"stateBackend": {"type": "rocksdb"}})
-    folder.write("squares", count=6000, rate=3000)
+    folder.write("squares", count=6000, rate=SLOW)
     first = folder.start("--storage", hdfs_uri)
     folder.wait_for_checkpoint(2)
     processes = list(processes_below(first.pid))
@@ -20,7 +20,7 @@ def test_a_killed_job_goes_on_from_its_checkpoint_in_hdfs(tmp_path: Path, hdfs_u
     first.kill()
     first.communicate(timeout=30)
     _, alive = psutil.wait_procs(processes, timeout=10)
-    code, output = folder.run("--storage", hdfs_uri)
+    code, output = folder.run("--storage", hdfs_uri, *FAST)
 
     assert alive == []
     assert code == 0, output

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 from faulty_proxy import Fault, Refusal, Request, faulty_proxy, works
-from job_runs import JobFolder, processes_below, wait_until
+from job_runs import FAST, SLOW, JobFolder, processes_below, wait_until
 from s3_server import S3Bucket
 
 from checkdam.checkpoint.opening import open_job
@@ -35,7 +35,7 @@ def test_a_killed_job_goes_on_from_its_checkpoint_in_s3_and_leaves_no_key_behind
     storage["s3"]["credentialsSecret"] = "s3-keys"
     (tmp_path / "job").mkdir()
     folder = job_with(tmp_path / "job", storage)
-    folder.write("squares", count=6000, rate=3000)
+    folder.write("squares", count=6000, rate=SLOW)
     first = folder.start()
     folder.wait_for_checkpoint(2)
     processes = list(processes_below(first.pid))
@@ -43,7 +43,7 @@ def test_a_killed_job_goes_on_from_its_checkpoint_in_s3_and_leaves_no_key_behind
     first.kill()
     first.communicate(timeout=30)
     _, alive = psutil.wait_procs(processes, timeout=10)
-    code, output = folder.run()
+    code, output = folder.run(*FAST)
 
     assert alive == []
     assert code == 0, output

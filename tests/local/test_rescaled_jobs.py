@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from job_runs import JobFolder, processes_below
+from job_runs import FAST, SLOW, JobFolder, processes_below
 
 NUMBERS = 12_000
 
@@ -15,7 +15,7 @@ NUMBERS = 12_000
 @pytest.mark.parametrize("backend", ["hashmap", "rocksdb"])
 def test_a_job_goes_on_with_three_workers_and_then_with_one(tmp_path: Path, backend: str) -> None:
     folder = JobFolder(tmp_path, {"stateBackend": {"type": backend}})
-    folder.write("windows", count=NUMBERS, rate=4000)
+    folder.write("windows", count=NUMBERS, rate=SLOW)
 
     two = folder.start()
     folder.wait_for_checkpoint(2)
@@ -31,7 +31,7 @@ def test_a_job_goes_on_with_three_workers_and_then_with_one(tmp_path: Path, back
     three.kill()
     three.communicate(timeout=30)
 
-    code, said = folder.run("--parallelism", "1")
+    code, said = folder.run("--parallelism", "1", *FAST)
     assert code == 0, said
     assert sorted(folder.rows()) == sorted(
         [key, start, sum(number % 5 == key for number in range(start, start + 100))]

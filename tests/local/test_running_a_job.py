@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from job_runs import JobFolder, processes_below, wait_until
+from job_runs import FAST, SLOW, JobFolder, processes_below, wait_until
 
 SUMS = {key: sum(number for number in range(1000) if number % 5 == key) for key in range(5)}
 
@@ -44,14 +44,14 @@ def test_a_finished_job_says_so_and_starts_over_only_when_asked(folder: JobFolde
 
 
 def test_ctrl_c_stops_after_a_last_checkpoint_and_the_next_run_goes_on(folder: JobFolder) -> None:
-    folder.write("records", count=6000, rate=3000)
+    folder.write("records", count=6000, rate=SLOW)
     first = folder.start()
     folder.wait_for_checkpoint(2)
 
     first.send_signal(signal.SIGINT)
     output, _ = first.communicate(timeout=30)
     read_before = len(folder.rows())
-    code, _ = folder.run()
+    code, _ = folder.run(*FAST)
 
     assert first.returncode == 0, output
     assert "again to go on" in output
@@ -61,7 +61,7 @@ def test_ctrl_c_stops_after_a_last_checkpoint_and_the_next_run_goes_on(folder: J
 
 
 def test_a_killed_runner_leaves_no_process_and_the_next_run_goes_on(folder: JobFolder) -> None:
-    folder.write("records", count=6000, rate=3000)
+    folder.write("records", count=6000, rate=SLOW)
     first = folder.start()
     folder.wait_for_checkpoint(2)
     processes = list(processes_below(first.pid))
@@ -69,7 +69,7 @@ def test_a_killed_runner_leaves_no_process_and_the_next_run_goes_on(folder: JobF
     first.kill()
     first.communicate(timeout=30)
     _, alive = psutil.wait_procs(processes, timeout=10)
-    code, output = folder.run()
+    code, output = folder.run(*FAST)
 
     assert len(processes) == 5
     assert alive == []
@@ -79,7 +79,7 @@ def test_a_killed_runner_leaves_no_process_and_the_next_run_goes_on(folder: JobF
 
 
 def test_ctrl_c_twice_kills_the_job_and_nothing_is_lost(folder: JobFolder) -> None:
-    folder.write("records", count=6000, rate=3000)
+    folder.write("records", count=6000, rate=SLOW)
     first = folder.start()
     folder.wait_for_checkpoint(1)
     coordinator = next(
@@ -93,7 +93,7 @@ def test_ctrl_c_twice_kills_the_job_and_nothing_is_lost(folder: JobFolder) -> No
     said = next(line for line in first.stdout if "press Ctrl-C again" in line)
     first.send_signal(signal.SIGINT)
     output, _ = first.communicate(timeout=30)
-    code, _ = folder.run()
+    code, _ = folder.run(*FAST)
 
     assert first.returncode == 1, said + output
     assert code == 0
@@ -101,7 +101,7 @@ def test_ctrl_c_twice_kills_the_job_and_nothing_is_lost(folder: JobFolder) -> No
 
 
 def test_a_job_restores_the_checkpoint_that_it_is_given(folder: JobFolder) -> None:
-    folder.write("records", count=4000, rate=3000)
+    folder.write("records", count=6000, rate=SLOW)
     first = folder.start()
     folder.wait_for_checkpoint(2)
     first.send_signal(signal.SIGINT)
@@ -109,11 +109,11 @@ def test_a_job_restores_the_checkpoint_that_it_is_given(folder: JobFolder) -> No
     checkpoint = max((folder.path / "state" / "default" / "job").glob("chk-*"), key=lambda path: path.stat().st_mtime)
     before = len(folder.rows())
 
-    code, output = folder.run("--restore-from", f"file://{checkpoint}")
+    code, output = folder.run("--restore-from", f"file://{checkpoint}", *FAST)
 
     assert code == 0, output
-    assert 0 < before < 4000
-    assert sorted(folder.rows()) == list(range(4000))
+    assert 0 < before < 6000
+    assert sorted(folder.rows()) == list(range(6000))
 
 
 def test_a_coordinator_that_is_slow_to_start_is_waited_for(folder: JobFolder) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from job_runs import JobFolder, processes_below, wait_until
+from job_runs import FAST, JobFolder, processes_below, wait_until
 
 
 @pytest.fixture
@@ -33,10 +33,6 @@ def savepoint(folder: JobFolder, *options: str, target: str = "job.yaml") -> dic
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
-
-
-FAST = ("--arg", "rate=null")
-"""Jobs read slowly until their savepoint is taken, so that it is taken in the middle however slow the machine is."""
 
 
 def finals(rows: list[list[int]]) -> dict[int, int]:
