@@ -70,7 +70,7 @@ def test_the_flight_delays_are_right_although_a_worker_was_killed(tmp_path: Path
     run_dir, out = tmp_path / "run", tmp_path / "out"
     line = command(
         "flight-delays/job.yaml",
-        arg_rate="100000",
+        arg_rate="60000",
         arg_out=str(out),
         storage=str(tmp_path / "checkpoints"),
         interval="200ms",
@@ -99,7 +99,7 @@ def test_the_flight_delays_are_right_although_a_worker_was_killed(tmp_path: Path
 def test_no_receipt_of_the_orders_is_missing_or_comes_twice_although_a_worker_was_killed(tmp_path: Path) -> None:
     demo = module_of(EXAMPLES / "flight-delays" / "demo.py")
     run_dir, out = tmp_path / "run", tmp_path / "out"
-    options = {"arg_count": "20000", "arg_rate": "10000", "arg_out": str(out), "storage": str(tmp_path / "checkpoints")}
+    options = {"arg_count": "20000", "arg_rate": "4000", "arg_out": str(out), "storage": str(tmp_path / "checkpoints")}
     line = command("orders/job.yaml", interval="200ms", run_dir=str(run_dir), **options)
     check = [sys.executable, str(EXAMPLES / "orders" / "orders.py"), str(out)]
 

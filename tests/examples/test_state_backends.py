@@ -26,7 +26,8 @@ def run_with_a_kill(folder: Path, manifest: str, *options: str) -> list[dict[str
     line = [
         *(sys.executable, "-m", "checkdam", "run", str(EXAMPLES / "state-backends" / manifest), "--no-progress"),
         *("--run-dir", str(run_dir), "--interval", "200ms", "--arg", f"out={out}"),
-        *("--arg", f"count={PAYMENTS}", "--arg", f"rate={PAYMENTS // 2}", *options),
+        # Five seconds of work, so that some is left after a few checkpoints wherever they go.
+        *("--arg", f"count={PAYMENTS}", "--arg", f"rate={PAYMENTS // 5}", *options),
     ]
     with subprocess.Popen(line, cwd=folder, stderr=subprocess.PIPE, text=True) as job:
         killed = module_of(EXAMPLES / "flight-delays" / "demo.py").kill_a_worker(run_dir, job)
