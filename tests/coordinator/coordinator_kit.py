@@ -60,7 +60,7 @@ M = TypeVar("M", bound=Message)
 
 SECRET = b"the job's secret"
 TOKEN = "the job's token"
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 class Numbers(Source[int]):

@@ -53,10 +53,10 @@ async def test_a_peer_without_the_secret_is_dropped_and_counted(tmp_path: Path) 
 
 
 async def test_a_worker_that_falls_silent_is_lost(tmp_path: Path) -> None:
-    job = job_of(tmp_path, runtime__heartbeatTimeout="200ms")
+    job = job_of(tmp_path, runtime__heartbeatTimeout="1s")
     async with coordinator(tmp_path, job) as running, workers(running) as (first, second):
         await started([first, second])
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(1.5)
         assert len(first.of(Deploy)) == 1, "workers that answer stay"
         second.pongs = False
         await first.until(Drop)

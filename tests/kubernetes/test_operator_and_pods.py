@@ -49,10 +49,9 @@ async def test_a_job_gets_its_pods_and_what_belongs_to_them(
     worker = jobs.pods("worker")[0]["spec"]["containers"][0]
     addresses = [variable["value"] for variable in worker["env"] if variable["name"] == "CHECKDAM_COORDINATOR"]
     assert addresses == [f"{service['spec']['clusterIP']}:6470"]
-    status = await asyncio.to_thread(jobs.status)
-    assert status["state"] == "Starting"
-    assert status["replicas"] == 2
-    assert "Deployed" in await asyncio.to_thread(jobs.reasons)
+    await eventually(lambda: jobs.status().get("replicas") == 2, "the status to count the workers")
+    assert (await asyncio.to_thread(jobs.status))["state"] == "Starting"
+    await eventually(lambda: "Deployed" in jobs.reasons(), "the event")
     columns = await asyncio.to_thread(jobs.plane.kubectl, "-n", jobs.namespace, "get", "sjob", "words")
     assert columns.split()[:3] == ["NAME", "READY", "STATE"]
 

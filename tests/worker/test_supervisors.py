@@ -180,7 +180,8 @@ def test_a_task_process_dies_with_its_supervisor_even_if_it_cannot_look(bench: B
 
 
 def test_a_task_process_does_not_outlive_the_silence_of_a_stopped_supervisor(tmp_path: Path) -> None:
-    with Bench(tmp_path, heartbeat="500ms") as bench:
+    # Long enough for a task process to start: until it listens, nobody speaks to the supervisor here.
+    with Bench(tmp_path, heartbeat="2s") as bench:
         task = bench.accept(epoch=1).deploy(AttemptId(1, 1))
         bench.process.send_signal(signal.SIGSTOP)
         poll_until(lambda: gone(task))
