@@ -27,7 +27,7 @@ from soak_strikes import MissedError, runs, strikes_on
 
 INTERVAL_S: Final = 2
 _HEALING_S: Final = 360.0
-"""Pods that were replaced again and again are replaced after pauses of up to five minutes."""
+"""Pods that were replaced again and again are replaced, and containers that have ended as often started, after pauses of up to five minutes."""
 
 Say = Callable[[str], None]
 """Told what happens, a line at a time."""
@@ -88,7 +88,7 @@ def _strike(job: OrdersJob, seconds: float, report: Report, say: Say) -> None:
 def _come_to_rest(job: OrdersJob, say: Say) -> None:
     """Wait until there are as many pods as there are to be, all of them run, and there is new output."""
     say("waiting for the job to come to rest")
-    until_operator_runs(job.cluster)
+    until_operator_runs(job.cluster, _HEALING_S)
     wanted = int(job.object()["spec"]["parallelism"]) + 1
 
     def rests() -> bool | None:

@@ -60,7 +60,7 @@ def _delete_operators(job: OrdersJob, chance: random.Random) -> str:
     where = f"--namespace={OPERATOR_NAMESPACE}"
     names = job.cluster.plane.kubectl("get", "pods", where, "--output=name").split()
     hit = [chance.choice(sorted(names))] if chance.random() < 0.5 else names
-    job.cluster.plane.kubectl("delete", where, *hit, "--wait=false")
+    job.cluster.plane.kubectl("delete", where, *hit, "--wait=false", "--ignore-not-found")
     return ", ".join(name.removeprefix("pod/") for name in hit)
 
 

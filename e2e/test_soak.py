@@ -18,8 +18,8 @@ pytestmark = pytest.mark.alone
 
 def test_a_job_outlives_whatever_strikes_it_and_leaves_nothing_behind(
     checkdam: Cluster,
-    namespace: str,
     shared_folder: Path,
+    namespace: str,
     request: pytest.FixtureRequest,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
