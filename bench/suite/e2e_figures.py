@@ -41,6 +41,7 @@ _PODS: Final = WORKERS + 2
 """Those of a job with one worker more: what a rescale starts at once."""
 
 _BARE: Final = "bare Python pod, created → Ready"
+_BARE_PODS: Final = f"{_PODS} bare Python pods at once"
 
 
 @dataclass
@@ -83,7 +84,7 @@ class Figures:
             self._operator(),
             self._beside("upgrade by savepoint: pause in output", self.upgrade),
             self._beside("rescale 2 → 3: pause in output", self.rescale, ("≤ bare pod + 3 s", bare + 3)),
-            self._beside_many("the same", self.rescale),
+            _beside("the same", self.rescale, self.bare_pods, _BARE_PODS),
             self._checkpoint(),
         ]
 
@@ -104,15 +105,7 @@ class Figures:
 
     def _beside(self, what: str, measured: list[float], target: tuple[str, float] | None = None) -> Row:
         """A figure beside a bare pod."""
-        own, bare = statistics.median(measured), statistics.median(self.bare_pod)
-        text, most = target or ("", 0.0)
-        reached = None if target is None else own <= most
-        return Row(what, f"{own:.2f} s", _BARE, f"{bare:.2f} s", f"{bare / own:.2f}", text, reached)
-
-    def _beside_many(self, what: str, measured: list[float]) -> Row:
-        """A figure beside bare pods that start at once."""
-        own, bare = statistics.median(measured), statistics.median(self.bare_pods)
-        return Row(what, f"{own:.2f} s", f"{_PODS} bare Python pods at once", f"{bare:.2f} s", f"{bare / own:.2f}")
+        return _beside(what, measured, self.bare_pod, _BARE, target)
 
     def _operator(self) -> Row:
         own, undisturbed = statistics.median(self.operator_killed), statistics.median(self.undisturbed)
@@ -128,6 +121,16 @@ class Figures:
     def _checkpoint(self) -> Row:
         own, size_mb = statistics.median(self.checkpoint), statistics.median(self.checkpoint_bytes) / 10**6
         return Row(f"checkpoint of {size_mb:.0f} MB to S3", f"{own:.2f} s, {size_mb / own:.0f} MB/s")
+
+
+def _beside(
+    what: str, measured: list[float], bare_pods: list[float], name: str, target: tuple[str, float] | None = None
+) -> Row:
+    """A figure beside the time that something without Checkdam takes, and what it is to reach, if anything: a text and the most."""
+    own, bare = statistics.median(measured), statistics.median(bare_pods)
+    text, most = target or ("", 0.0)
+    reached = None if target is None else own <= most
+    return Row(what, f"{own:.2f} s", name, f"{bare:.2f} s", f"{bare / own:.2f}", text, reached)
 
 
 def measure_round(cluster: Cluster, figures: Figures, state_bytes: int, say: Callable[[str], None]) -> None:
