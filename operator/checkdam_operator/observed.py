@@ -173,7 +173,10 @@ class WorkerReport(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class JobReport(msgspec.Struct, frozen=True, rename="camel"):
-    """The coordinator's answer to `GET /v1/job`: what an operator needs of it; other fields are skipped."""
+    """The coordinator's answer to `GET /v1/job`: what an operator needs of it; other fields are skipped.
+
+    `parallelism` is the number of workers of the attempt that runs, or ran last; `wanted_parallelism` is the one that the coordinator was told last.
+    """
 
     state: str
     version: int = 0
@@ -181,6 +184,7 @@ class JobReport(msgspec.Struct, frozen=True, rename="camel"):
     attempt: int = 0
     restarts: int = 0
     parallelism: int = 0
+    wanted_parallelism: int = 0
     workers_connected: int = 0
     workers: list[WorkerReport] = []
     last_failure: FailureReport | None = None
@@ -235,6 +239,7 @@ class CoordinatorSeen:
         disposed: Uids of Savepoint resources whose files the coordinator has deleted, or never will.
         last_trigger_ms: When a checkpoint was last asked for.
         last_stop_ms: When the job was last asked to stop, other than with a savepoint; 0 if it was not.
+        last_rescale_ms: When it was last told how many workers the job is to have; 0 if it was not.
         running_since_ms: Since when its reports have said that records are processed; `None` while they do not.
     """
 
@@ -248,6 +253,7 @@ class CoordinatorSeen:
     disposed: frozenset[str] = frozenset()
     last_trigger_ms: int = 0
     last_stop_ms: int = 0
+    last_rescale_ms: int = 0
     running_since_ms: int | None = None
 
 

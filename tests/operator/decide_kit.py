@@ -109,6 +109,7 @@ def report(**changes: Any) -> JobReport:
         "epoch": 5,
         "attempt": 1,
         "parallelism": 2,
+        "wanted_parallelism": 2,
         "workers_connected": 2,
         "workers": [WorkerReport(0, True, worker(0).name + "/a"), WorkerReport(1, True, worker(1).name + "/b")],
         "last_checkpoint": CheckpointReport(

@@ -250,6 +250,44 @@ async def test_a_savepoint_that_is_refused_while_the_job_restarts_is_asked_for_a
     assert watching.seen.savepoints == {}
 
 
+async def test_what_a_coordinator_answers_to_a_rescale_is_known_at_once(watching: Watching) -> None:
+    """Pods that it may need must not go by what it said before."""
+    watching.watch()
+    watching.api.answers.put_nowait({**RUNNING, "version": 4, "parallelism": 2, "wantedParallelism": 2})
+    await watching.until(lambda: watching.seen.report is not None)
+    watching.api.others["/v1/rescale"] = [{"parallelism": 2, "wantedParallelism": 3}]
+    watching.now_ms[0] = 11_000
+
+    await watching.coordinators.rescale("job-1", 3)
+
+    assert ("POST", "/v1/rescale", {"parallelism": 3}) in watching.api.asked
+    assert watching.seen.last_rescale_ms == 11_000
+    report = watching.seen.report
+    assert report is not None
+    assert (report.parallelism, report.wanted_parallelism) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "unreachable_since_ms"),
+    [(CoordinatorRefusedError(409, "the job has not begun"), None), (CoordinatorUnreachableError("gone"), 1_000)],
+)
+async def test_a_rescale_that_was_refused_or_not_heard_changes_nothing_that_is_known_of_the_job(
+    watching: Watching, answer: object, unreachable_since_ms: int | None
+) -> None:
+    watching.watch()
+    watching.api.answers.put_nowait({**RUNNING, "version": 4, "parallelism": 2, "wantedParallelism": 2})
+    await watching.until(lambda: watching.seen.report is not None)
+    watching.api.others["/v1/rescale"] = [answer]
+
+    await watching.coordinators.rescale("job-1", 3)
+
+    report = watching.seen.report
+    assert report is not None
+    assert (report.parallelism, report.wanted_parallelism) == (2, 2)
+    assert watching.seen.last_rescale_ms == 1_000
+    assert watching.seen.unreachable_since_ms == unreachable_since_ms
+
+
 @pytest.mark.parametrize(
     ("answer", "disposed", "problem"),
     [

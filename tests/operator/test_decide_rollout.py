@@ -92,12 +92,6 @@ def test_a_stateless_upgrade_starts_over_under_a_name_of_its_own() -> None:
     assert (start.fresh, start.request, start.resume) == (True, f"{UID}-g2", False)
 
 
-def test_another_parallelism_is_stopped_with_a_checkpoint_whatever_the_mode() -> None:
-    decision = decide(running(OLD, spec=manifest(parallelism=3)))
-
-    assert asked_to_stop(decision) == [RequestStop(checkpoint=True)]
-
-
 def test_what_only_the_operator_reads_restarts_nothing() -> None:
     spec = manifest(upgrade={"mode": "LastState"}, savepoints={"interval": "1h"}, networkPolicy={"enabled": False})
 
@@ -166,13 +160,11 @@ def test_a_job_that_is_tried_again_does_not_count_as_well_meanwhile(state: str) 
     assert (told.status, told.reason) == ("True", "StopFailed")
 
 
-RESCALED = manifest(parallelism=3)
 LAST_STATE = {"mode": "LastState"}
+NEWER = manifest(image="words:2", upgrade=LAST_STATE)
 
 
-@pytest.mark.parametrize(
-    "spec", [RESCALED, manifest(image="words:2", upgrade=LAST_STATE), manifest(suspend=True, upgrade=LAST_STATE)]
-)
+@pytest.mark.parametrize("spec", [NEWER, manifest(suspend=True, upgrade=LAST_STATE)])
 @pytest.mark.parametrize(
     ("state", "waits"),
     [
@@ -206,7 +198,7 @@ def test_why_a_savepoint_failed_is_told_from_the_first_time_on() -> None:
 
 def test_a_last_checkpoint_that_failed_is_tried_again_after_a_pause() -> None:
     failed = report(stop_problem="503", checkpoint_failures=1)
-    situation = with_coordinator(running(OLD, spec=RESCALED), report=failed, last_stop_ms=NOW_MS - 4_000)
+    situation = with_coordinator(running(OLD, spec=NEWER), report=failed, last_stop_ms=NOW_MS - 4_000)
 
     decision = decide(situation)
 
@@ -219,7 +211,7 @@ def test_a_last_checkpoint_that_failed_is_tried_again_after_a_pause() -> None:
 def test_last_checkpoints_that_go_on_failing_are_told_with_a_remedy(state: str, asked: list[object]) -> None:
     failed = report(state=state, stop_problem="bucket `b` is full", checkpoint_failures=3)
 
-    decision = decide(with_coordinator(running(OLD, spec=RESCALED), report=failed, last_stop_ms=NOW_MS - 60_000))
+    decision = decide(with_coordinator(running(OLD, spec=NEWER), report=failed, last_stop_ms=NOW_MS - 60_000))
 
     stalled = condition(decision, "Stalled")
     assert (stalled.status, stalled.reason) == ("True", "StopFailed")
@@ -231,7 +223,7 @@ def test_last_checkpoints_that_go_on_failing_are_told_with_a_remedy(state: str, 
 def test_checkpoints_that_failed_before_the_job_was_to_stop_do_not_mean_that_it_cannot_be() -> None:
     failed = report(checkpoint_failures=3, checkpoint_problem="503")
 
-    decision = decide(with_coordinator(running(OLD, spec=RESCALED), report=failed))
+    decision = decide(with_coordinator(running(OLD, spec=NEWER), report=failed))
 
     assert condition(decision, "Stalled").status == "False"
     assert asked_to_stop(decision) == [RequestStop(checkpoint=True)]

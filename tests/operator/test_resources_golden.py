@@ -6,7 +6,7 @@ import difflib
 import json
 
 import pytest
-from resource_jobs import CASES, GOLDEN, SECRETS, Case, golden_text, objects
+from resource_jobs import CASES, GOLDEN, SECRETS, Case, golden_text, job, objects
 
 from checkdam.spec import parse_manifest
 
@@ -56,4 +56,4 @@ def test_the_manifest_in_the_config_map_is_one_that_can_be_read(case: Case) -> N
     [stored] = [made for made in objects(case) if made["kind"] == "ConfigMap"]
     read = parse_manifest(json.loads(stored["data"]["streamjob.json"]))
     assert read.metadata.name == "flight-delays"
-    assert read.spec.parallelism == case.spec.get("parallelism", 1)
+    assert read.spec.checkpoint.storage.uri == job(case.spec).spec.checkpoint.storage.uri

@@ -91,7 +91,7 @@ def test_what_pods_read_gives_the_same_hash_and_the_same_name_again() -> None:
     live = job(REDEPLOYED | KEPT)
     stored = config.config_map(live, 4, "registry.example/flight-delays:2")
     deployed = config.deployed_job(stored)
-    assert deploy_hash(deployed) == deploy_hash(live)
+    assert deploy_hash(deployed) == deploy_hash(job({**REDEPLOYED, "parallelism": 1}))
     assert deployed.job_id == live.job_id
     assert deployed.metadata.uid == UID
     assert config.manifest_name(deployed, UID, 4) == stored["metadata"]["name"]
@@ -106,9 +106,16 @@ def test_another_manifest_or_revision_has_a_config_map_of_another_name() -> None
     found = {
         config.manifest_name(job(), UID, 1),
         config.manifest_name(job(), UID, 2),
-        config.manifest_name(job({"parallelism": 2}), UID, 1),
+        config.manifest_name(job({"restartNonce": "2"}), UID, 1),
     }
     assert len(found) == 3
+
+
+def test_what_pods_read_does_not_say_how_many_they_are() -> None:
+    """They stay, and so does what is stored of them, when a job is rescaled; but something is to be done about it."""
+    two, three = job({"parallelism": 2}), job({"parallelism": 3})
+    assert config.config_map(two, 1, "image") == config.config_map(three, 1, "image")
+    assert deploy_hash(two) != deploy_hash(three)
 
 
 def test_the_image_that_was_deployed_is_kept_beside_the_manifest() -> None:
@@ -118,12 +125,18 @@ def test_the_image_that_was_deployed_is_kept_beside_the_manifest() -> None:
 
 
 def test_a_job_of_which_only_the_parallelism_differs_was_rescaled() -> None:
-    assert only_rescaled(job(), job({"parallelism": 2}))
-    assert only_rescaled(job({"parallelism": 4}), job({"suspend": True}))
+    assert only_rescaled(job(), 1, job({"parallelism": 2}))
+    assert only_rescaled(job(), 4, job({"suspend": True}))
+
+
+def test_what_counts_is_how_many_workers_are_deployed_and_not_what_a_manifest_says_of_it() -> None:
+    """Pods of an operator that stored it read a manifest that says so."""
+    assert only_rescaled(job({"parallelism": 4}), 4, job({"parallelism": 2}))
+    assert not only_rescaled(job({"parallelism": 4}), 2, job({"parallelism": 2}))
 
 
 def test_a_job_that_differs_otherwise_or_not_at_all_was_not_rescaled() -> None:
-    assert not only_rescaled(job(), job())
-    assert not only_rescaled(job(), job({"image": "x"}))
-    assert not only_rescaled(job(), job({"image": "x", "parallelism": 2}))
-    assert not only_rescaled(job({"parallelism": 2}), job({"parallelism": 2}))
+    assert not only_rescaled(job(), 1, job())
+    assert not only_rescaled(job(), 1, job({"image": "x"}))
+    assert not only_rescaled(job(), 1, job({"image": "x", "parallelism": 2}))
+    assert not only_rescaled(job(), 2, job({"parallelism": 2}))

@@ -84,6 +84,7 @@ def test_a_coordinator_knows_how_to_begin() -> None:
         "expectedCheckpoint": "",
         "sinceEpoch": 8,
         "startNumber": 3,
+        "parallelism": 1,
     }
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from world.chance import BREEZE, CALM, STORM, Weather
+from world.coordinator import CoordinatorProcess
 from world.loop import START_MS
 from world.run import play
 from world.seeded import story_of
@@ -35,7 +36,7 @@ from world.story import (
 from checkdam_operator.decide import decision
 from checkdam_operator.decide import pods as pods_module
 from checkdam_operator.decide.pods import PodPlan
-from checkdam_operator.kube.kinds import CONFIG_MAP, SECRET
+from checkdam_operator.kube.kinds import CONFIG_MAP, POD, SECRET
 from checkdam_operator.reconcile.doing import Hands
 
 if TYPE_CHECKING:
@@ -168,6 +169,38 @@ def test_a_job_whose_secret_is_deleted_while_it_is_suspended_goes_on_with_anothe
     assert len(set(tokens)) == 2
 
 
+MORE_AND_LESS = Story(steps=(Edit(40.0, "parallelism", 3), Edit(80.0, "parallelism", 1)))
+NO_ROOM = Story(steps=(Outage(38.0, "room", 120.0), Edit(40.0, "parallelism", 3)), rough_s=60.0)
+
+
+@pytest.mark.parametrize(
+    ("story", "created", "attempts", "pods"),
+    [
+        (MORE_AND_LESS, 4, 3, ["coordinator 0 app:1", "worker 0 app:1"]),
+        (NO_ROOM, 4, 2, ["coordinator 0 app:1", "worker 0 app:1", "worker 1 app:1", "worker 2 app:1"]),
+    ],
+    ids=["more and less", "no room"],
+)
+def test_a_job_that_is_rescaled_keeps_its_pods_and_loses_no_more_than_an_attempt(
+    monkeypatch: pytest.MonkeyPatch, story: Story, created: int, attempts: int, pods: list[str]
+) -> None:
+    create, run, made, begun = ApiServer.create, CoordinatorProcess._run, list[str](), set[tuple[int, int]]()
+
+    def noted(server: ApiServer, kind: Any, namespace: str, body: Any, **more: Any) -> Any:
+        made.extend([body["metadata"]["name"]] if kind == POD else [])
+        return create(server, kind, namespace, body, **more)
+
+    def begin(process: CoordinatorProcess, turn: int) -> None:
+        begun.add((process.epoch, process.attempt))
+        run(process, turn)
+
+    monkeypatch.setattr(ApiServer, "create", noted)
+    monkeypatch.setattr(CoordinatorProcess, "_run", begin)
+    outcome = play(story)
+    assert (outcome.problems, outcome.state, outcome.pods) == ([], "Running", pods)
+    assert (len(made), len(begun)) == (created, attempts)
+
+
 # The rules notice what they are there for
 
 
@@ -211,6 +244,16 @@ def test_a_pod_that_nobody_replaces_is_noticed(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(decision, "plan_pods", only_at_first)
     assert "does not come to rest" in _broken(steps=(PodHit(60.0, "evict", 0),))
+
+
+def test_a_worker_that_is_deleted_while_an_attempt_needs_it_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decision, "surplus_slots", lambda *_: ())
+    assert "is deleted by a rescale while an attempt needs it" in _broken(steps=(Edit(60.0, "parallelism", 1),))
+
+
+def test_a_coordinator_that_nobody_tells_of_a_rescale_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decision, "plan_rescale", lambda *_: (None, None))
+    assert "does not come to rest" in _broken(steps=(Edit(60.0, "parallelism", 3),))
 
 
 def test_one_name_for_two_pods_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,7 @@ class Watched:
     disposed: set[str] = field(default_factory=set)
     last_trigger_ms: int = 0
     last_stop_ms: int = 0
+    last_rescale_ms: int = 0
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def seen(self) -> CoordinatorSeen:
@@ -71,6 +72,7 @@ class Watched:
             disposed=frozenset(self.disposed),
             last_trigger_ms=self.last_trigger_ms,
             last_stop_ms=self.last_stop_ms,
+            last_rescale_ms=self.last_rescale_ms,
             running_since_ms=self.running_since_ms,
         )
 
@@ -167,6 +169,26 @@ class Coordinators:
             _log.warning("the coordinator in pod %s refused to stop the job: %s", watched.pod_uid, error)
         except CoordinatorUnreachableError as error:
             self._missed(watched, error)
+
+    async def rescale(self, job_uid: str, parallelism: int) -> None:
+        """Tell how many workers the job is to have. Without effect if nobody answers, or the job does not run yet or any more: whoever still
+        wants it asks again."""
+        watched = self._watched.get(job_uid)
+        if watched is None:
+            return
+        watched.last_rescale_ms = self._now_ms()
+        try:
+            answer = await self._api.ask(watched.address, "POST", "/v1/rescale", {"parallelism": parallelism})
+        except CoordinatorRefusedError as error:
+            _log.info("the coordinator in pod %s refused to rescale the job: %s", watched.pod_uid, error)
+            return
+        except CoordinatorUnreachableError as error:
+            self._missed(watched, error)
+            return
+        if watched.report is not None and isinstance(answer, dict):
+            # Newer than any report that was heard: what was thought before must not lead to anything now.
+            told = {"parallelism": answer["parallelism"], "wanted_parallelism": answer["wantedParallelism"]}
+            watched.report = msgspec.structs.replace(watched.report, **told)
 
     async def dispose(self, job_uid: str, savepoint_uid: str, uri: str) -> str:
         """Ask for the files of a savepoint to be deleted; returns why that will never be done, empty if it is, or will be asked again."""

@@ -84,6 +84,13 @@ class RequestStop:
 
 
 @dataclass(frozen=True)
+class Rescale:
+    """Tell the coordinator how many workers the job is to have: it goes on with as many as soon as they are there."""
+
+    parallelism: int
+
+
+@dataclass(frozen=True)
 class DisposeSavepoint:
     """Have the coordinator delete the files of a savepoint, whose resource is gone."""
 
@@ -124,6 +131,7 @@ Action = (
     | TriggerCheckpoint
     | RequestSavepoint
     | RequestStop
+    | Rescale
     | DisposeSavepoint
     | CreateSavepoint
     | DeleteSavepoint

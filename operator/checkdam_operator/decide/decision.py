@@ -16,6 +16,7 @@ from checkdam.spec.status import Deployment, StreamJobStatus
 from checkdam_operator.decide.actions import Action, ApplyServices, CreatePod, Decision, ForgetManifest, KeepManifest
 from checkdam_operator.decide.checkpoints import plan_checkpoint
 from checkdam_operator.decide.pods import PodPlan, plan_pods, slots_of
+from checkdam_operator.decide.rescale import is_wanted, plan_rescale, surplus_slots
 from checkdam_operator.decide.rollout import Rollout, deadline_of, plan_rollout
 from checkdam_operator.decide.savepoints import SavepointPlan, plan_savepoints
 from checkdam_operator.decide.standing import SETTLED_MS, newest, stand, write_status
@@ -49,6 +50,7 @@ def decide(situation: Situation) -> Decision:
     pods = _plan_pods(situation, deployment)
     savepoints = plan_savepoints(situation)
     checkpoint, checkpoint_ms = plan_checkpoint(situation) if not rollout.change else (None, None)
+    rescale, rescale_ms = plan_rescale(situation, deployment) if rollout.stopping is None else (None, None)
     kept, lost = _lost_manifest(situation, deployment)
     trouble, trouble_ms = find_trouble(situation, _candidates(situation, deployment, pods))
     trouble = lost or trouble
@@ -72,6 +74,7 @@ def decide(situation: Situation) -> Decision:
         *kept,
         *_services(situation, deployment, pods),
         *pods.actions,
+        *((rescale,) if rescale is not None else ()),
         *_stop_actions(rollout),
         *((checkpoint,) if checkpoint is not None else ()),
         *savepoints.actions,
@@ -84,7 +87,7 @@ def decide(situation: Situation) -> Decision:
         status=status if written else None,
         actions=actions,
         events=events,
-        again_ms=_soonest(checkpoint_ms, trouble_ms, news_ms, *times),
+        again_ms=_soonest(checkpoint_ms, rescale_ms, trouble_ms, news_ms, *times),
     )
 
 
@@ -96,7 +99,7 @@ def _ahead(situation: Situation, rollout: Rollout, following: Deployment) -> Dec
     """
     status = situation.job.status
     rejected = rollout.rejected if rollout.rejected is not None else status.rejected
-    if rollout.manifest is not None and rollout.change not in ("", "RollBack"):
+    if rollout.change == "Rescale" or (rollout.manifest is not None and rollout.change not in ("", "RollBack")):
         rejected = None  # the spec has changed since
     changed = status.model_copy(update={"deployment": following, "rejected": rejected})
     stopped = rollout.stopping
@@ -147,7 +150,8 @@ def _plan_pods(situation: Situation, deployment: Deployment | None) -> PodPlan:
         return plan_pods(situation, deployment.revision if deployment is not None else 0, ())
     if situation.deployed is None:
         return PodPlan()  # the manifest is lost; what runs goes on
-    return plan_pods(situation, deployment.revision, slots_of(deployment.parallelism))
+    surplus = surplus_slots(situation, deployment)
+    return plan_pods(situation, deployment.revision, slots_of(deployment.parallelism), surplus)
 
 
 def _candidates(situation: Situation, deployment: Deployment | None, plan: PodPlan) -> Iterable[Pod]:
@@ -157,7 +161,8 @@ def _candidates(situation: Situation, deployment: Deployment | None, plan: PodPl
     filled = {pod.slot for pod in plan.pods}
     waiting: dict[object, Pod] = {}
     for pod in sorted(situation.pods, key=lambda pod: pod.created_ms):
-        if pod.revision == deployment.revision and pod.slot not in filled and not pod.deleting:
+        ours = pod.revision == deployment.revision and is_wanted(pod.slot, deployment)
+        if ours and pod.slot not in filled and not pod.deleting:
             waiting[pod.slot] = pod
     return (*plan.pods, *waiting.values())
 

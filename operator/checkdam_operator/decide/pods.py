@@ -11,7 +11,7 @@ room for another, says nothing about how its successor will do: it is replaced a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,7 +53,7 @@ class PodPlan:
 
     Attributes:
         actions: In order.
-        pods: The pod that fills each slot, as far as there is one.
+        pods: The pod that fills each slot that is to be filled, as far as there is one.
         again_ms: When a pause before a replacement is over, or a pod's patience; `None` if there is none.
     """
 
@@ -67,21 +67,28 @@ class PodPlan:
         return next((pod for pod in self.pods if pod.slot.role == "coordinator"), None)
 
 
-def plan_pods(situation: Situation, revision: int, slots: Iterable[Slot]) -> PodPlan:
-    """What it takes to have one good pod of `revision` in each slot and no others."""
+def plan_pods(situation: Situation, revision: int, slots: Iterable[Slot], surplus: Collection[Slot] = ()) -> PodPlan:
+    """What it takes to have one good pod of `revision` in each slot and no others.
+
+    Args:
+        situation: The job.
+        revision: What is deployed.
+        slots: Those that are to be filled.
+        surplus: Those that need not be: a good pod stays in its place, and no other is made.
+    """
     wanted = list(slots)
     actions: list[Action] = []
     filled: list[Pod] = []
     times: list[int] = []
     deleted: dict[str, DeletePod] = {}
-    for slot in wanted:
+    for slot in (*wanted, *surplus):
         own = [pod for pod in situation.pods if pod.slot == slot and pod.revision == revision]
         keeper, faults, again_ms = _best(own, situation)
         times.extend([again_ms] if again_ms is not None else [])
         if keeper is not None:
             filled.append(keeper)
             faults = {**faults, **{pod.uid: "Superseded" for pod in own if pod is not keeper}}
-        else:
+        elif slot not in surplus:
             gone = _vanished(situation, slot, own, revision)
             created, after_ms = _replacement(slot, [*own, *gone], faults, situation.now_ms)
             if created is None:
@@ -89,13 +96,14 @@ def plan_pods(situation: Situation, revision: int, slots: Iterable[Slot]) -> Pod
                 continue  # what is there stays until something takes its place, so that what happened to it stays known
             actions.append(created)
         deleted.update({pod.uid: DeletePod(pod.name, pod.uid, faults[pod.uid]) for pod in own if pod.uid in faults})
-    known = set(wanted)
+    known = {*wanted, *surplus}
     for pod in situation.pods:
         if pod.revision != revision or pod.slot not in known:
             deleted[pod.uid] = DeletePod(pod.name, pod.uid, "NotWanted")
     deleting = {pod.uid for pod in situation.pods if pod.deleting}
     actions += [action for uid, action in deleted.items() if uid not in deleting]
-    return PodPlan(tuple(actions), tuple(filled), min(times, default=None))
+    fill = tuple(pod for pod in filled if pod.slot not in surplus)
+    return PodPlan(tuple(actions), fill, min(times, default=None))
 
 
 def _best(pods: list[Pod], situation: Situation) -> tuple[Pod | None, dict[str, str], int | None]:

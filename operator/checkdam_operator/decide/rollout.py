@@ -1,8 +1,9 @@
 """Which version of a job is to be deployed next, and whether its time has come.
 
 What is deployed is a `Deployment` in the status, written before it is acted on. It is followed by another when the spec asks for something else (another image,
-another parallelism, suspension, a savepoint to begin with) and the running version has been stopped, or when the running version has failed and
+suspension, a savepoint to begin with) and the running version has been stopped, or when the running version has failed and
 the one before is to come back. There is no phase to remember in between: whether the job still has to be stopped is seen from the job.
+Another parallelism alone stops nothing: the revision stays (see `rescale`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 from checkdam.spec import FRESH, StreamJob
 from checkdam.spec.status import Deployment, Outcome, Rejected, StartWish
+from checkdam_operator.decide.rescale import rescaled
 from checkdam_operator.decide.stopping import How, Stopping, folder_of, stop_running
 from checkdam_operator.decide.troubles import find_trouble, what_is_missing
 from checkdam_operator.observed import JobReport, Situation, Trouble
@@ -95,7 +97,7 @@ def _wanted_change(situation: Situation, spec: StreamJob, deployment: Deployment
         return "Restore"
     if situation.job.spec_hash == deployment.hash or is_rejected(situation, spec):
         return ""
-    if situation.deployed is not None and only_rescaled(situation.deployed, spec):
+    if situation.deployed is not None and only_rescaled(situation.deployed, deployment.parallelism, spec):
         return "Rescale"
     return "Upgrade"
 
@@ -103,6 +105,9 @@ def _wanted_change(situation: Situation, spec: StreamJob, deployment: Deployment
 def _change(situation: Situation, spec: StreamJob, deployment: Deployment, change: Change) -> Rollout:
     if change == "Suspend":
         return _suspend(situation, spec, deployment)
+    has_ended = deployment.outcome or (situation.report is not None and situation.report.ended)
+    if change == "Rescale" and not has_ended:
+        return Rollout(change, rescaled(situation, deployment, spec.spec.parallelism))
     wish, trouble = _start_wish(situation, spec, deployment)
     if wish is None:
         return Rollout(change, trouble=trouble)

@@ -24,6 +24,7 @@ from checkdam.spec.status import (
     Workers,
 )
 from checkdam_operator.decide.conditions import set_condition
+from checkdam_operator.decide.rescale import is_under_way, runs_on, what_is_under_way
 from checkdam_operator.decide.rollout import Rollout, deadline_of, is_rejected
 from checkdam_operator.decide.stopping import is_volatile
 from checkdam_operator.decide.troubles import last_line, what_is_missing
@@ -137,6 +138,8 @@ def _running(situation: Situation, deployment: Deployment, trouble: Trouble | No
         failing = _still_failing(situation)
         if failing is not None:
             return Standing("Restarting", False, failing.reason, failing.message, trouble=failing)
+        if is_under_way(report, deployment):
+            return _rescaling(report, deployment, trouble)
         message = f"revision {deployment.revision} runs with {deployment.parallelism} workers"
         if rejection is not None:
             return Standing("Running", False, rejection.reason, rejection.message, trouble=rejection)
@@ -150,6 +153,15 @@ def _running(situation: Situation, deployment: Deployment, trouble: Trouble | No
     if trouble is not None:
         return Standing(state, False, trouble.reason, trouble.message, trouble=trouble)
     return Standing(state, False, ReadyReason(state), what_is_missing(report, deployment), True, rejection)
+
+
+def _rescaling(report: JobReport, deployment: Deployment, trouble: Trouble | None) -> Standing:
+    """A job that runs is not ready with another number of workers than it is to have, so that whoever changes it can wait for that."""
+    if trouble is not None:
+        stalled = runs_on(trouble, report)
+        return Standing("Upgrading", False, stalled.reason, stalled.message, trouble=stalled)
+    message = what_is_under_way(report, deployment)
+    return Standing("Upgrading", False, ReadyReason.RESCALE, message, progressing=True)
 
 
 def _has_run(situation: Situation, deployment: Deployment) -> bool:

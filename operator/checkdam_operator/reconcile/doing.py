@@ -26,6 +26,7 @@ from checkdam_operator.decide.actions import (
     KeepManifest,
     RequestSavepoint,
     RequestStop,
+    Rescale,
     TriggerCheckpoint,
     WriteSavepointStatus,
 )
@@ -141,6 +142,8 @@ class Hands:
                 self._coordinators.request_savepoint(job.uid, request, stop=stop)
             case RequestStop(checkpoint):
                 await self._coordinators.stop(job.uid, checkpoint=checkpoint)
+            case Rescale(parallelism):
+                await self._coordinators.rescale(job.uid, parallelism)
             case DisposeSavepoint(uid, uri):
                 await self._dispose(job, uid, uri)
             case CreateSavepoint(name):

@@ -1,7 +1,7 @@
 """All objects of a job but its pods.
 
 The ConfigMap and the Secret are created once and never changed, so they are for POST. Service, PodDisruptionBudget and NetworkPolicy are for
-server-side apply, whole. The manifest in a ConfigMap is the deployed part of the spec (see `hashes`), beside the image that an empty
+server-side apply, whole. The manifest in a ConfigMap is the deployed part of the spec (see `hashes`) but for `parallelism`, beside the image that an empty
 `spec.image` meant at that time: pods that are replaced after an upgrade of the operator then run the same code as the others.
 The budget and the policy follow the spec as it is now, deployed or not.
 """
@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 from checkdam.spec import API_VERSION, KIND, StreamJob, parse_manifest
 from checkdam.spec.ports import CONTROL_PORT, DATA_PORT, HTTP_PORT
 from checkdam_operator.resources import names
-from checkdam_operator.resources.hashes import canonical_json, deployed_spec
+from checkdam_operator.resources.hashes import canonical_json, unscaled_spec
 
 MANIFEST_KEY: Final = "streamjob.json"
 IMAGE_KEY: Final = "image"
@@ -46,13 +46,17 @@ class NetworkPeers:
 
 
 def revision_manifest(job: StreamJob) -> dict[str, Any]:
-    """The manifest that the pods of a job read."""
+    """The manifest that the pods of a job read.
+
+    It has no `spec.parallelism`: that may change while the pods of a revision stay, and so may what is stored of them. The coordinator is told
+    when its pod is created, and from then on by requests.
+    """
     metadata = job.metadata
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
         "metadata": {"name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid},
-        "spec": deployed_spec(job),
+        "spec": unscaled_spec(job),
     }
 
 

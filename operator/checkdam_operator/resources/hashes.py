@@ -36,20 +36,26 @@ def deployed_spec(job: StreamJob) -> dict[str, Any]:
 
 
 def deploy_hash(job: StreamJob) -> str:
-    """Hash over the deployed part of the spec: while it is the same, the pods may stay."""
+    """Hash over the deployed part of the spec: while it is the same, nothing is to be done about the pods."""
     return hashlib.sha256(canonical_json(deployed_spec(job)).encode()).hexdigest()[:_HASH_LENGTH]
 
 
-def only_rescaled(deployed: StreamJob, wanted: StreamJob) -> bool:
-    """Whether `parallelism` is what differs between the deployed parts of two specs, and all that differs."""
-    before, after = deployed_spec(deployed), deployed_spec(wanted)
-    return deployed.spec.parallelism != wanted.spec.parallelism and _unscaled(before) == _unscaled(after)
+def unscaled_spec(job: StreamJob) -> dict[str, Any]:
+    """The deployed part of the spec without `parallelism`, which may change while the pods stay."""
+    return {name: value for name, value in deployed_spec(job).items() if name != "parallelism"}
+
+
+def only_rescaled(deployed: StreamJob, parallelism: int, wanted: StreamJob) -> bool:
+    """Whether `parallelism` is what differs between what is deployed and a spec, and all that differs.
+
+    Args:
+        deployed: What the pods read.
+        parallelism: How many workers are deployed.
+        wanted: The spec.
+    """
+    return parallelism != wanted.spec.parallelism and unscaled_spec(deployed) == unscaled_spec(wanted)
 
 
 def canonical_json(data: Any) -> str:
     """JSON data as the one text that equal data have."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def _unscaled(spec: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in spec.items() if name != "parallelism"}

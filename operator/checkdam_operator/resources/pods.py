@@ -102,7 +102,7 @@ def coordinator_pod(
 
     Args:
         job: What is deployed (`config.deployed_job`).
-        deployment: Its revision and ConfigMap.
+        deployment: Its revision, ConfigMap and number of workers.
         defaults: Where the job says nothing.
         start: How it begins.
         since_epoch: Its epoch must be higher than this.
@@ -112,7 +112,8 @@ def coordinator_pod(
     Raises:
         ManifestError: The job cannot be run in pods; lists every problem.
     """
-    begin = start.model_dump(mode="json", by_alias=True) | {"sinceEpoch": since_epoch, "startNumber": start_number}
+    begin = start.model_dump(mode="json", by_alias=True)
+    begin |= {"sinceEpoch": since_epoch, "startNumber": start_number, "parallelism": deployment.parallelism}
     body = _Body(job, deployment, defaults, names.COORDINATOR, 0, succession)
     return body.build(
         env=[{"name": "CHECKDAM_START", "value": canonical_json(begin)}],

@@ -118,7 +118,7 @@ class Workers(StatusModel):
     """Connected to the coordinator."""
 
     desired: int = 0
-    """As many as `spec.parallelism` asked for when the job was deployed."""
+    """As many as `spec.parallelism` asked for when the job was deployed, or last rescaled."""
 
 
 class StartWish(StatusModel):
@@ -142,19 +142,22 @@ class StartWish(StatusModel):
 
 
 class Deployment(StatusModel):
-    """What is deployed, or is being deployed. Written before it is acted on."""
+    """What is deployed, or is being deployed. Written before it is acted on.
+
+    A job that is rescaled while it runs keeps its revision and its pods: then `parallelism`, `generation`, `hash` and `time` change, and nothing else.
+    """
 
     revision: int
-    """Counts deployments of this resource, from 1. Pods carry it as a label."""
+    """Counts deployments of this resource, from 1. Pods carry it as a label. It stays when a job that runs is rescaled."""
 
     generation: int
-    """The generation of the spec that is deployed."""
+    """The generation of the spec that is deployed, or that the job was last rescaled by."""
 
     hash: str
-    """Over the fields of the spec that pods depend on, without defaults."""
+    """Over the fields of the spec that pods or their number depend on, without defaults."""
 
     parallelism: int
-    """How many workers it has."""
+    """How many workers it is to have; until as many are connected, the job runs on with those that it had."""
 
     config_map: str = ""
     """The ConfigMap with the manifest that the pods of this revision read."""
@@ -181,7 +184,7 @@ class Deployment(StatusModel):
     """The same for people, with the remedy where there is one."""
 
     time: str = ""
-    """When it was decided."""
+    """When it was decided, or last rescaled."""
 
 
 class Rejected(StatusModel):
@@ -257,7 +260,7 @@ class StreamJobStatus(StatusModel):
     """What is deployed."""
 
     last_working: Deployment | None = None
-    """The last revision that has completed a checkpoint: what a failed upgrade goes back to."""
+    """The last revision that has completed a checkpoint, with the number of workers that it had then: what a failed upgrade or rescale goes back to."""
 
     rejected: Rejected | None = None
     """The version that was rolled back, if one was."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from world.books import Books
 from world.process import Process
+from world.scale import Scale
 from world.storage import Entry, Journal, Saved
 from world.worker import HEARTBEAT_S
 
@@ -37,6 +38,7 @@ class Beginning(Process):
         epoch: Slot of its fence; 0 before.
         attempt: The running attempt, or the one before.
         base: The last completed checkpoint.
+        scale: How many workers it has, and is to have.
         ending: How it has ended, once it has.
     """
 
@@ -47,8 +49,8 @@ class Beginning(Process):
         metadata = manifest["metadata"]
         self.job_id = self.spec.get("jobId") or f"{metadata['namespace']}/{metadata['name']}"
         self.uri = f"{self.spec['checkpoint']['storage']['uri'].rstrip('/')}/{self.job_id}"
-        self.parallelism: int = self.spec.get("parallelism", 1)
         self.wish: dict[str, Any] = json.loads(life.env["CHECKDAM_START"])
+        self.scale = Scale(self.wish["parallelism"], life.run_dir, self.world.loop)
         self.books = Books(self.world.loop)
         self.state = "STARTING"
         self.epoch = 0
@@ -116,7 +118,7 @@ class Beginning(Process):
         self.later(self.world.chance.between(0.01, 0.3), lambda: self._fence(tail, wished, pauses_s))
 
     def _verdict(self, tail: Entry | None) -> str:
-        since = max(self.wish["sinceEpoch"], self.life.run_dir.get("epoch", 0))
+        since = self._since
         expected = "" if since else self.wish["expectedCheckpoint"]
         if expected and (tail is None or tail.saved is None or tail.saved.folder != expected):
             return "newer"
@@ -126,6 +128,11 @@ class Beginning(Process):
             return "finished"
         resume = self.wish["resume"] and not (since and tail.kind == "stopped" and tail.epoch >= since)
         return "stopped" if tail.decision == "stopped" and not resume else "go"
+
+    @property
+    def _since(self) -> int:
+        """The first epoch of coordinators that had the same wish; 0 if this is the first of them."""
+        return max(int(self.wish["sinceEpoch"]), self.life.run_dir.get("epoch", 0))
 
     def _not_begun(self, verdict: str, tail: Entry | None) -> None:
         self.base = tail.saved if tail is not None else None
@@ -165,7 +172,10 @@ class Beginning(Process):
         if not self.world.storage.create(self.job_id, fence):
             self._take_over(pauses_s)
             return
-        self.epoch, self._last, self.base = seq, fence, fence.saved
+        since, base = self._since, fence.saved
+        self.epoch, self._last, self.base = seq, fence, base
+        if base is not None and 0 < since <= int(base.attempt.partition(".")[0]):
+            self.scale.takes_over(base.parallelism)
         self.life.run_dir["epoch"] = seq
         self._listening = True
         self.books.changed()
@@ -203,7 +213,7 @@ class Beginning(Process):
 
     def _folder(self, number: int, kind: str, position: int) -> Saved:
         attempt = f"{self.epoch}.{self.attempt}"
-        return Saved(number, f"{kind}-{number}-{attempt}-0", position, attempt)
+        return Saved(number, f"{kind}-{number}-{attempt}-0", position, attempt, self.scale.current)
 
     def _append(self, kind: str, saved: Saved | None, origin: str | None = None) -> bool:
         """Write the next entry; ends if it is another's."""

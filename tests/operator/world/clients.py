@@ -71,8 +71,13 @@ class ClusterClient(_Travels):
         raise AssertionError("the reconciler does not patch")
 
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str = "", grace_s: int | None = None) -> None:
+        def deleted() -> None:
+            if kind == POD:
+                self._world.rules.pod_deleted(namespace, name)
+            self._world.server.delete(kind, namespace, name, uid=uid)
+
         try:
-            await self._request(lambda: self._world.server.delete(kind, namespace, name, uid=uid), writes=True)
+            await self._request(deleted, writes=True)
         except NotFoundError:
             pass
         except ConflictError:
@@ -130,6 +135,8 @@ class CoordinatorClient(_Travels):
             return process.trigger(body["after"])
         if (method, url.path) == ("POST", "/v1/stop"):
             return process.stop()
+        if (method, url.path) == ("POST", "/v1/rescale"):
+            return process.rescale(body["parallelism"])
         if (method, url.path) == ("POST", "/v1/savepoints"):
             return process.savepoint(body["request"], stop=body["stop"])
         if (method, url.path) == ("POST", "/v1/savepoints/dispose"):

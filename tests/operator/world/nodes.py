@@ -308,6 +308,10 @@ class Nodes:
         found = [life for life in self._lives.values() if life.role == role and life.index == index]
         return found[-1] if found else None
 
+    def named(self, name: str) -> PodLife | None:
+        """The pod of this name that is there."""
+        return next((life for life in self._lives.values() if life.name == name), None)
+
     def at(self, ip: str) -> PodLife | None:
         """The pod that has this address."""
         return self._ips.get(ip)

@@ -16,6 +16,7 @@ from checkdam_operator.kube.protocol import Object
 from checkdam_operator.observed import Job, job_of
 from checkdam_operator.resources.hashes import deploy_hash
 from checkdam_operator.resources.names import JOB_LABEL, JOB_UID_LABEL, REVISION_LABEL
+from world.coordinator import CoordinatorProcess
 from world.programs import PROGRAMS
 from world.server import OWNED, Change
 from world.storage import Entry
@@ -80,6 +81,23 @@ class Rules:
         if named in self._pod_names:
             self.broken(f"operator {operator} has given the name {metadata['name']} to two pods")
         self._pod_names.add(named)
+
+    def pod_deleted(self, namespace: str, name: str) -> None:
+        """An operator deletes a pod. One that is not wanted any more must not be needed by an attempt that runs."""
+        life = self._world.nodes.named(name)
+        job = self._world.server.find(STREAM_JOB, namespace, self._world.name)
+        deployment = job_of(job).status.deployment if job is not None else None
+        if life is None or deployment is None or len(self._world.operators) > 1:
+            return  # of two operators one may not know that it does not lead any more
+        surplus = (
+            life.revision == deployment.revision and life.role == "worker" and life.index >= deployment.parallelism
+        )
+        if not surplus or deployment.outcome or deployment.suspended:
+            return
+        coordinator = self._world.nodes.find("coordinator")
+        process = coordinator.process if coordinator is not None else None
+        if isinstance(process, CoordinatorProcess) and process.needs(life):
+            self.broken(f"pod {name} is deleted by a rescale while an attempt needs it")
 
     def refused(self, uri: str) -> None:
         """A coordinator has refused to dispose of a savepoint, for good."""
@@ -148,6 +166,8 @@ class Rules:
         if now.revision == was.revision:
             fixed: dict[str, object] = {"epoch": was.epoch or now.epoch, "outcome": was.outcome or now.outcome}
             fixed |= {"message": was.message or now.message, "restore_from": now.restore_from}
+            if now.parallelism != was.parallelism and not was.outcome and not was.suspended:
+                fixed |= {name: getattr(now, name) for name in ("parallelism", "generation", "hash", "time")}
             if was.model_copy(update=fixed) != now:
                 self.broken(f"revision {was.revision} was rewritten: {was} to {now}")
         elif old.rejected is not None and not now.suspended and _is_of(now, old.rejected):
@@ -243,6 +263,10 @@ class Rules:
         assert ready is not None
         if ready.status != ("False" if rejected else "True") or job.status.state != "Running":
             return f"ready is {ready.status} ({ready.reason}), state {job.status.state}"
+        coordinator = self._world.nodes.find("coordinator")
+        process = coordinator.process if coordinator is not None else None
+        if not isinstance(process, CoordinatorProcess) or process.scale.current != deployment.parallelism:
+            return "the attempt has another number of workers than the deployment"
         if job.status.workers.ready != deployment.parallelism:
             return f"{job.status.workers.ready} workers are ready"
         return ""

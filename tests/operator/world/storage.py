@@ -19,12 +19,14 @@ class Saved:
         folder: Its name below the job's folder.
         position: How much input is in it.
         attempt: `<epoch>.<attempt>` that took it.
+        parallelism: How many workers that had.
     """
 
     id: int
     folder: str
     position: int
     attempt: str = ""
+    parallelism: int = 1
 
 
 @dataclass(frozen=True)
