@@ -321,8 +321,8 @@ class _Anything(SimpleNamespace):
 
 def _sample_front() -> Any:
     tracker = _Anything(last_completed=_Anything(), pending=None)
-    board = SimpleNamespace(operators=lambda: [_Anything(id="words", kind="map")], workers=lambda links: [_Anything()])
-    job = SimpleNamespace(tracker=tracker, board=board, server=SimpleNamespace(links={}))
+    board = SimpleNamespace(operators=lambda: [_Anything(id="words", kind="map")])
+    job = SimpleNamespace(tracker=tracker, board=board, workers=lambda: [_Anything()])
     return SimpleNamespace(view=lambda: _Anything(job_id="default/job"), job=job)
 
 

@@ -24,10 +24,10 @@ async def test_a_second_worker_of_an_index_is_refused_while_the_first_lives(tmp_
         assert not first.of(Drop)
 
 
-async def test_an_index_beyond_the_parallelism_and_a_wrong_job_are_refused(tmp_path: Path) -> None:
+async def test_an_index_beyond_the_highest_parallelism_and_a_wrong_job_are_refused(tmp_path: Path) -> None:
     async with coordinator(tmp_path) as running:
-        beyond = await Worker(2, running.graph).connect(running.addresses)
-        assert "below the parallelism 2 (got 2)" in beyond.welcome.refused
+        beyond = await Worker(128, running.graph).connect(running.addresses)
+        assert "below `spec.maxParallelism`, which is 128 (got 128)" in beyond.welcome.refused
         await beyond.close()
         with pytest.raises(asyncio.IncompleteReadError):
             await _closing(Worker(0, running.graph, job_id="default/other"), running.addresses)

@@ -43,7 +43,7 @@ def manifest_of(tmp_path: Path, graph: Graph | None = None, pending: list[Any] |
         "count", 0, (0, 128), operators={"out": msgspec.msgpack.encode({"pending": pending or []})}
     )
     return msgspec.structs.replace(
-        plan.draft(3, AttemptId(1, 1), 0), sources={"numbers": SourceSnapshot()}, subtasks=[snapshot]
+        plan.draft(3, AttemptId(1, 1), 2, 0), sources={"numbers": SourceSnapshot()}, subtasks=[snapshot]
     )
 
 
@@ -154,12 +154,12 @@ def test_what_values_were_stored_as_stays_on_record_where_they_are_not_written_a
     plan = JobGraph.of(job_of(tmp_path, stateBackend={"type": backend}), counting(float))
     attempt = AttemptId(1, 1)
     for _ in range(2):
-        draft = plan.draft(4, attempt, 0, manifest_of(tmp_path, counting(int)))
+        draft = plan.draft(4, attempt, 2, 0, manifest_of(tmp_path, counting(int)))
     [schemas] = [info.schemas["sum"] for info in draft.operators if info.id == "count"]
     assert schemas == ([describe(int), describe(float)] if backend == "rocksdb" else [describe(float)])
     judge(tmp_path, draft, counting(float))
     if backend == "rocksdb":
-        draft = plan.draft(5, attempt, 0, draft)
+        draft = plan.draft(5, attempt, 2, 0, draft)
         assert [info.schemas["sum"] for info in draft.operators if info.id == "count"] == [schemas]
 
 

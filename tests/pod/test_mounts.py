@@ -119,3 +119,14 @@ def test_a_secret_that_kubernetes_mounts_is_read_and_one_that_all_may_read_is_no
         path.chmod(mode)
         with pytest.raises(CheckdamError, match="must have mode 0600"):
             read_secret(path, group_may_read=True)
+
+
+def test_how_many_workers_a_job_is_to_have_is_told_to_its_coordinator_and_not_to_its_revision(mounts: Mounts) -> None:
+    manifest = mounts.root / "etc/checkdam/job/streamjob.json"
+    manifest.write_text(json.dumps({"metadata": {"name": "words"}, "spec": {"maxParallelism": 8}}))
+    found = config(mounts, {"parallelism": 3})
+    assert found.manifest["spec"] == {"maxParallelism": 8, "parallelism": 3}
+    assert "parallelism" not in config(mounts).manifest["spec"]
+    # What it was told while it ran is newer than what its pod was created with.
+    (mounts.run_dir / "parallelism").write_text("5")
+    assert config(mounts, {"parallelism": 3}).manifest["spec"]["parallelism"] == 5

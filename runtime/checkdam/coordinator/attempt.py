@@ -107,7 +107,18 @@ class Left:
     problem: str = ""
 
 
-AttemptEnd = Failure | Finished | Stopped | Left
+@dataclass(frozen=True)
+class GaveWay:
+    """Another attempt follows at once, with another number of workers.
+
+    Attributes:
+        problem: Why not all is committed yet; empty if it is.
+    """
+
+    problem: str = ""
+
+
+AttemptEnd = Failure | Finished | Stopped | Left | GaveWay
 
 
 class Attempt:
@@ -207,8 +218,9 @@ class Attempt:
                 self._on_change()
 
     def worker_lost(self, index: int, reason: str) -> None:
-        """The connection of worker `index` has ended."""
-        self.fail("lost", f"worker {index} was lost: {reason}", index)
+        """The connection of worker `index` has ended; without effect if it takes no part."""
+        if index < self.parallelism:
+            self.fail("lost", f"worker {index} was lost: {reason}", index)
 
     def fail(self, kind: str, error: str, worker: int | None = None) -> None:
         """The attempt fails; the first cause counts, and anything else only until a cause is known."""
@@ -225,7 +237,7 @@ class Attempt:
         if not failure.is_consequence:
             self._settle()
 
-    def end(self, end: Finished | Stopped | Left) -> None:
+    def end(self, end: Finished | Stopped | Left | GaveWay) -> None:
         """The attempt is over without a failure, unless it has failed meanwhile."""
         if not self.failing:
             self.over.set_result(end)
@@ -267,6 +279,7 @@ __all__ = [
     "AttemptEnd",
     "Failure",
     "Finished",
+    "GaveWay",
     "Left",
     "Phase",
     "Stopped",

@@ -41,17 +41,15 @@ class Board:
 
     Args:
         graph: For the operators' kinds and order.
-        parallelism: How many workers there are.
         clock: Wall and monotonic time.
     """
 
-    def __init__(self, graph: Graph, parallelism: int, clock: Clock) -> None:
+    def __init__(self, graph: Graph, clock: Clock) -> None:
         self.started_ms = clock.now_ms()
         self.restarts = 0
         self.last_failure: FailureView | None = None
         self._started_monotonic_ms = clock.monotonic_ms()
         self._graph = graph
-        self._parallelism = parallelism
         self._clock = clock
         self._runs: deque[_Run] = deque(maxlen=ATTEMPTS_SHOWN)
         self._stats: dict[int, Stats] = {}
@@ -107,9 +105,9 @@ class Board:
             for run in self._runs
         ]
 
-    def workers(self, links: Mapping[int, WorkerLink]) -> list[WorkerView]:
-        """All workers, by index."""
-        return [self._worker(index, links.get(index)) for index in range(self._parallelism)]
+    def workers(self, number: int, links: Mapping[int, WorkerLink]) -> list[WorkerView]:
+        """The workers below `number`, by index."""
+        return [self._worker(index, links.get(index)) for index in range(number)]
 
     def operators(self) -> list[OperatorView]:
         """All operators, in the graph's order."""
@@ -117,9 +115,9 @@ class Board:
         for stats in self._stats.values():
             for operator in stats.operators:
                 reported.setdefault(operator.operator, []).append(operator)
+        parallelism = self._runs[-1].attempt.parallelism if self._runs else 0
         return [
-            _operator(node.id, node.kind, reported.get(node.id, []), self._parallelism)
-            for node in self._graph.nodes.values()
+            _operator(node.id, node.kind, reported.get(node.id, []), parallelism) for node in self._graph.nodes.values()
         ]
 
     def _worker(self, index: int, link: WorkerLink | None) -> WorkerView:

@@ -77,13 +77,19 @@ class JobGraph:
         }
 
     def draft(
-        self, checkpoint: int, attempt: AttemptId, created_ms: int, base: CheckpointManifest | None = None
+        self,
+        checkpoint: int,
+        attempt: AttemptId,
+        parallelism: int,
+        created_ms: int,
+        base: CheckpointManifest | None = None,
     ) -> CheckpointManifest:
         """The manifest of a checkpoint without anything that workers or enumerators say.
 
         Args:
             checkpoint: Its number.
             attempt: Who takes it.
+            parallelism: How many workers the attempt has.
             created_ms: Wall clock.
             base: The checkpoint before it: what its values were written as stays on record where they are not written anew.
         """
@@ -95,7 +101,7 @@ class JobGraph:
             id=checkpoint,
             epoch=attempt.epoch,
             attempt=attempt.attempt,
-            parallelism=spec.parallelism,
+            parallelism=parallelism,
             max_parallelism=spec.max_parallelism,
             mode=spec.checkpoint.mode,
             created_ms=created_ms,
@@ -240,7 +246,7 @@ class Bootstrap:
 
     def _draft(self, checkpoint: int) -> CheckpointManifest:
         attempt = AttemptId(self._records.epoch, BOOTSTRAP_ATTEMPT)
-        return self._plan.draft(checkpoint, attempt, self._clock.now_ms())
+        return self._plan.draft(checkpoint, attempt, self._plan.job.spec.parallelism, self._clock.now_ms())
 
     def _onto(self, manifest: CheckpointManifest, checkpoint: int) -> CheckpointManifest:
         """`manifest` as a checkpoint of this job and graph."""

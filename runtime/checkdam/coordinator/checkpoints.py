@@ -19,9 +19,9 @@ from checkdam.core.errors import CheckpointError
 from checkdam.spec.checkpoint import Checkpointing
 from checkdam.wire.messages import Ack
 
-CheckpointCause = Literal["restored", "interval", "request", "savepoint", "stop", "leave", "final"]
-"""Why a checkpoint was taken: before this epoch, the schedule, the API, to be a savepoint, a stop, a process that leaves, the end of
-input."""
+CheckpointCause = Literal["restored", "interval", "request", "savepoint", "stop", "leave", "rescale", "final"]
+"""Why a checkpoint was taken: before this epoch, the schedule, the API, to be a savepoint, a stop, a process that leaves, another number
+of workers, the end of input."""
 
 CheckpointStatus = Literal["IN_PROGRESS", "COMPLETED", "FAILED"]
 

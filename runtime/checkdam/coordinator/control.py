@@ -103,7 +103,7 @@ class ControlServer:
         secret: The job's secret.
         job_id: Every `Hello` must name it.
         epoch: Of this coordinator.
-        parallelism: Indices are below it.
+        max_workers: Indices are below it.
         heartbeat_timeout_ms: A worker that is silent for so long is lost.
         clock: Its monotonic side is used.
         on_connected: A worker has come.
@@ -123,7 +123,7 @@ class ControlServer:
         secret: bytes,
         job_id: str,
         epoch: int,
-        parallelism: int,
+        max_workers: int,
         heartbeat_timeout_ms: int,
         clock: Clock,
         on_connected: Callable[[WorkerLink], None],
@@ -137,7 +137,7 @@ class ControlServer:
         self._secret = secret
         self._job_id = job_id
         self._epoch = epoch
-        self._parallelism = parallelism
+        self._max_workers = max_workers
         self._timeout_ms = heartbeat_timeout_ms
         self._clock = clock
         self._on_connected = on_connected
@@ -170,10 +170,10 @@ class ControlServer:
         if link is not None:
             link.send(message)
 
-    def release(self, reason: str) -> None:
-        """Let all workers go that want to: their places are free from now on, for others."""
+    def release(self, reason: str, only: int | None = None) -> None:
+        """Let all workers go that want to, or only one: their places are free from now on, for others."""
         for index, link in list(self.links.items()):
-            if link.leaving:
+            if link.leaving and only in (None, index):
                 link.send(Shutdown(reason))
                 del self.links[index]
                 self._on_lost(index, "it was let go")
@@ -250,8 +250,8 @@ class ControlServer:
         """Why this worker must go away; empty if it may stay."""
         if hello.job_id != self._job_id:
             return f"this is the coordinator of job {self._job_id!r}, not of {hello.job_id!r}"
-        if not 0 <= hello.index < self._parallelism:
-            return f"the worker's index must be below the parallelism {self._parallelism} (got {hello.index})"
+        if not 0 <= hello.index < self._max_workers:
+            return f"the worker's index must be below `spec.maxParallelism`, which is {self._max_workers} (got {hello.index})"
         if hello.epoch > self._epoch:
             return f"the worker has served epoch {hello.epoch}, and this coordinator is of epoch {self._epoch}"
         if hello.index in self.links and self.links[hello.index].instance != hello.instance:

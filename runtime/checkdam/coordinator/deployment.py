@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
-from checkdam.checkpoint.manifest import SourceSnapshot, SubtaskSnapshot
+from checkdam.checkpoint.manifest import CheckpointManifest, SourceSnapshot, SubtaskSnapshot
 from checkdam.coordinator.adoption import without_committables
-from checkdam.coordinator.attempt import Attempt, AttemptEnd, Finished, Left, Phase, Stopped
+from checkdam.coordinator.attempt import Attempt, AttemptEnd, Finished, GaveWay, Left, Phase, Stopped
 from checkdam.coordinator.board import Board
 from checkdam.coordinator.bootstrap import JobGraph
 from checkdam.coordinator.checkpoints import CheckpointTracker
@@ -79,6 +79,7 @@ class Deployment:
 
     Args:
         attempt: Its id.
+        parallelism: How many workers it has.
         lasting: What outlives it.
         send: Queues a message to a worker.
         watch: Is given the task that takes checkpoints, to end the job if it breaks.
@@ -88,6 +89,7 @@ class Deployment:
     def __init__(
         self,
         attempt: AttemptId,
+        parallelism: int,
         lasting: Lasting,
         *,
         send: Callable[[int, Message], None],
@@ -104,7 +106,7 @@ class Deployment:
         self._parts: list[list[SubtaskSnapshot]] = []
         self.attempt = Attempt(
             attempt,
-            lasting.plan.job.spec.parallelism,
+            parallelism,
             lasting.plan.fingerprint,
             send=send,
             on_ready=self._on_ready,
@@ -195,6 +197,13 @@ class Deployment:
         else:
             self.attempt.end(Left())
 
+    def request_rescale(self) -> None:
+        """End the attempt for one with another number of workers: after an ordinary checkpoint if it runs, at once otherwise."""
+        if self._flow is not None:
+            self._flow.request_rescale()
+        else:
+            self.attempt.end(GaveWay())
+
     def discovered(self, source_id: str) -> None:
         """The enumerator of a source has found new splits."""
         if self._assigner is not None and not self.attempt.failing:
@@ -248,7 +257,7 @@ class Deployment:
             attempt=attempt,
             tracker=lasting.tracker,
             records=lasting.records,
-            draft=lambda number: lasting.plan.draft(number, attempt.id, lasting.clock.now_ms(), lasting.records.base),
+            draft=self._draft,
             sources=lambda: {source_id: found.snapshot() for source_id, found in lasting.enumerators.items()},
             increments=Increments(checkpoint.incremental, checkpoint.full_every),
             savepoints=lasting.savepoints,
@@ -260,6 +269,11 @@ class Deployment:
             self._flow.request_stop(insist=self._stop_when_running)
         self._watch(self._flow.start())
         lasting.records.sweep(attempt.id)
+
+    def _draft(self, checkpoint: int) -> CheckpointManifest:
+        lasting, attempt = self._lasting, self.attempt
+        now_ms = lasting.clock.now_ms()
+        return lasting.plan.draft(checkpoint, attempt.id, attempt.parallelism, now_ms, lasting.records.base)
 
     def _on_change(self) -> None:
         if self._flow is not None:

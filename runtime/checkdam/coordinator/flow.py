@@ -9,8 +9,8 @@ meanwhile, `settled` waits for it, and the next attempt starts from whatever the
 
 The last checkpoint is one of four kinds: the *final* one, after all input has ended, is repeated until it succeeds, and
 when all sinks have committed it the journal gets `finished`; one taken for a *stop* is journalled as `stopped`; one taken because
-a process *leaves* ends the attempt too, but is journalled like any other, so the job goes on from it by itself; and any other
-is followed by the next.
+a process *leaves*, or because the attempt gives way to one with another number of workers, ends the attempt too, but is journalled
+like any other, so the job goes on from it by itself; and any other is followed by the next.
 
 A *savepoint* is taken like a checkpoint and counts for nothing: it is no base, nothing is journalled, and no sink commits.
 What its sinks have prepared stays pending in the job, whose next failure would throw it away with everything else since the
@@ -30,7 +30,7 @@ from typing import Final, Literal
 import msgspec
 
 from checkdam.checkpoint.manifest import CheckpointManifest, SourceSnapshot
-from checkdam.coordinator.attempt import Attempt, Finished, Left, Stopped
+from checkdam.coordinator.attempt import Attempt, Finished, GaveWay, Left, Stopped
 from checkdam.coordinator.checkpoints import CheckpointCause, CheckpointTracker, PendingCheckpoint, own_files
 from checkdam.coordinator.increments import Increments
 from checkdam.coordinator.records import Records
@@ -102,6 +102,8 @@ class CheckpointFlow:
         self._stop_requested = False
         self._insist_on_stop = False
         self._leave_requested = False
+        self._rescale_requested = False
+        self._rescale_failed = False
         self._stop_savepoint: SavepointRecord | None = None
         self._wanted: deque[SavepointRecord] = deque()
         self._saving: PendingCheckpoint | None = None
@@ -145,6 +147,14 @@ class CheckpointFlow:
     def request_leave(self) -> None:
         """Take an ordinary checkpoint, after which sources read nothing, let sinks commit, and end the attempt, whatever comes of both."""
         self._leave_requested = True
+        self._changed.set()
+
+    def request_rescale(self) -> None:
+        """Take an ordinary checkpoint, after which sources read nothing, let sinks commit, and end the attempt.
+
+        If the checkpoint fails reading goes on, and it is tried again when the next one is due.
+        """
+        self._rescale_requested = True
         self._changed.set()
 
     def request_savepoint(self, savepoint: SavepointRecord) -> None:
@@ -212,6 +222,8 @@ class CheckpointFlow:
                 await self._take_stop()
             elif cause == "leave":
                 await self._leave()
+            elif cause == "rescale":
+                await self._give_way()
             elif cause == "savepoint":
                 await self._take_savepoint(self._wanted.popleft())
             else:
@@ -230,9 +242,13 @@ class CheckpointFlow:
                 return "leave"
             if self._wanted:
                 return "savepoint"
+            if self._rescale_requested and not self._rescale_failed:
+                return "rescale"
             now_ms = self._clock.monotonic_ms()
             due_ms = tracker.earliest_ms() if self._requested else tracker.due_ms()
             if now_ms >= due_ms:
+                if self._rescale_requested:
+                    return "rescale"
                 return "request" if self._requested else "interval"
             look_ms = due_ms
             if self._prepared < tracker.next_id:
@@ -318,7 +334,7 @@ class CheckpointFlow:
                 pending.id,
                 pending.folder,
                 base=base.id if base is not None else -1,
-                stop=cause in ("stop", "leave"),
+                stop=cause in ("stop", "leave", "rescale"),
                 savepoint=savepoint is not None,
                 drain=savepoint is not None and savepoint.drain,
             )
@@ -430,6 +446,16 @@ class CheckpointFlow:
         if problem:
             _log.warning("somebody leaves before all is done: %s", problem)
         self._attempt.end(Left(problem))
+
+    async def _give_way(self) -> None:
+        if await self._take("rescale"):
+            self._rescale_failed = True
+            return
+        problem = ""
+        if not await self._committed(self._tracker.next_id - 1, COMMIT_PATIENCE_S):
+            problem = "not all sinks have committed yet; the next attempt makes that good"
+            _log.warning("the number of workers changes before all is done: %s", problem)
+        self._attempt.end(GaveWay(problem))
 
     async def _finish(self) -> None:
         """Take the final checkpoint, however often it takes, wait for the sinks, and close the job's books."""

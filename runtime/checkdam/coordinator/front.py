@@ -124,6 +124,7 @@ class Front:
             state="STARTING",
             mode=identity.mode,
             parallelism=identity.parallelism,
+            wanted_parallelism=identity.parallelism,
             epoch=0,
             attempt=0,
             restarts=0,

@@ -33,6 +33,8 @@ from checkdam.coordinator.views import (
     HealthView,
     JobView,
     OperatorView,
+    RescaleAnswer,
+    RescaleRequest,
     SavepointRequest,
     StopAnswer,
     StopRequest,
@@ -229,7 +231,7 @@ async def _attempts(api: Api, request: web.Request) -> web.Response:
 
 async def _workers(api: Api, request: web.Request) -> web.Response:
     job = api.front.job
-    return _answer(job.board.workers(job.server.links) if job is not None else [])
+    return _answer(job.workers() if job is not None else [])
 
 
 async def _operators(api: Api, request: web.Request) -> web.Response:
@@ -291,6 +293,17 @@ async def _stop(api: Api, request: web.Request) -> web.Response:
     if api.front.ended is None:
         api.front.asked().request_stop(checkpoint=wish.checkpoint)
     return _answer(StopAnswer(api.front.view().state), 202)
+
+
+async def _rescale(api: Api, request: web.Request) -> web.Response:
+    wish = await _body(request, RescaleRequest)
+    job = api.front.asked()
+    most = job.plan.job.spec.max_parallelism
+    if not 1 <= wish.parallelism <= most:
+        raise _BadRequestError(
+            f"`parallelism` must be from 1 to `spec.maxParallelism`, which is {most} (got {wish.parallelism})"
+        )
+    return _answer(job.rescale(wish.parallelism), 202)
 
 
 async def _metrics(api: Api, request: web.Request) -> web.Response:
@@ -394,6 +407,19 @@ ROUTES: Final[tuple[Route, ...]] = (
         StopRequest,
         202,
         ((400, "The body is wrong."), (409, "The job has not begun.")),
+    ),
+    Route(
+        "POST",
+        "/v1/rescale",
+        "Have the job go on with another number of workers, as soon as as many are connected. Repeating the request is safe.",
+        RescaleAnswer,
+        _rescale,
+        RescaleRequest,
+        202,
+        (
+            (400, "The body is wrong, or the number is not from 1 to `maxParallelism`."),
+            (409, "The job has not begun, or has ended."),
+        ),
     ),
     Route("GET", _METRICS_PATH, "Metrics in Prometheus' text format.", str, _metrics),
     Route("GET", "/v1/openapi.json", "This document.", dict[str, Any], _openapi),

@@ -33,8 +33,9 @@ from checkdam.coordinator.records import Records
 from checkdam.coordinator.reservations import Reservations
 from checkdam.coordinator.restart import RestartPolicy
 from checkdam.coordinator.savepoints import SavepointRecord, Savepoints
+from checkdam.coordinator.scale import Scale
 from checkdam.coordinator.threads import SerialThread
-from checkdam.coordinator.views import JobState, JobView, TriggerAnswer, WorkerPresence
+from checkdam.coordinator.views import JobState, JobView, RescaleAnswer, TriggerAnswer, WorkerPresence, WorkerView
 from checkdam.core.clock import Clock
 from checkdam.core.errors import CheckpointError, DeposedError, StorageError
 from checkdam.wire.frames import FrameError
@@ -73,14 +74,14 @@ class Job:
     ) -> None:
         spec = plan.job.spec
         self.plan = plan
-        self.board = Board(plan.graph, spec.parallelism, clock)
+        self.board = Board(plan.graph, clock)
         self.tracker = CheckpointTracker(Schedule.of(spec.checkpoint, external=config.external_schedule), next_id=0)
         self.savepoints = Savepoints()
         self.server = ControlServer(
             secret=secret,
             job_id=plan.job.job_id,
             epoch=records.epoch,
-            parallelism=spec.parallelism,
+            max_workers=spec.max_parallelism,
             heartbeat_timeout_ms=spec.runtime.heartbeat_timeout_ms,
             clock=clock,
             on_connected=self._on_connected,
@@ -88,6 +89,7 @@ class Job:
             on_lost=self._on_lost,
             on_newer_epoch=self._on_newer_epoch,
         )
+        self._scale = Scale(spec.parallelism, Path(config.run_dir), clock)
         self._records = records
         self._reservations = reservations
         self._config = config
@@ -134,19 +136,20 @@ class Job:
     def view(self) -> JobView:
         """The job for people."""
         job = self.plan.job
-        pending = self.tracker.pending
+        pending, scale = self.tracker.pending, self._scale
         return JobView(
             name=job.metadata.name,
             job_id=job.job_id,
             state=self.state,
             mode=job.spec.checkpoint.mode,
-            parallelism=job.spec.parallelism,
+            parallelism=scale.current,
+            wanted_parallelism=scale.wanted,
             epoch=self._records.epoch,
             attempt=self._current.attempt.id.attempt if self._current is not None else 0,
             restarts=self.board.restarts,
             started_ms=self.board.started_ms,
             uptime_ms=self.board.uptime_ms,
-            workers_connected=len(self.server.links),
+            workers_connected=sum(index < scale.wanted for index in self.server.links),
             last_failure=self.board.last_failure,
             last_checkpoint=self.tracker.last_completed,
             pending_checkpoint=pending.id if pending is not None else None,
@@ -155,11 +158,15 @@ class Job:
             rejected_peers=self.server.rejected_peers + self.board.rejected_by_workers,
             workers=[
                 WorkerPresence(index, index in self.server.links, self.server.instances.get(index, ""))
-                for index in range(job.spec.parallelism)
+                for index in range(max(scale.current, scale.wanted))
             ],
             checkpoint_failures=self.tracker.failures_in_a_row,
             checkpoint_problem=self._records.doubt or self.tracker.problem,
         )
+
+    def workers(self) -> list[WorkerView]:
+        """Those that run and those that are wanted, by index, for people."""
+        return self.board.workers(max(self._scale.current, self._scale.wanted), self.server.links)
 
     def request_checkpoint(self, after: int | None, *, full: bool = False) -> TriggerAnswer:
         """Take a checkpoint newer than `after`, unless there is one or one is in flight.
@@ -236,6 +243,28 @@ class Job:
             self._no_more.set()
             if current is not None:
                 current.stop_now()
+
+    def rescale(self, parallelism: int) -> RescaleAnswer:
+        """Go on with another number of workers, as soon as as many are connected; until then with those that there are.
+
+        Args:
+            parallelism: From 1 to `maxParallelism`.
+
+        Raises:
+            NotNowError: The job has ended.
+        """
+        if self._ended is not None:
+            raise NotNowError(f"a job that has ended cannot be rescaled (it is {self.state})")
+        scale = self._scale
+        if parallelism != scale.wanted:
+            scale.want(parallelism)
+            self._workers_changed.set()
+            self._rescale_if_due()
+        return RescaleAnswer(scale.current, scale.wanted)
+
+    def _rescale_if_due(self) -> None:
+        if self._current is not None and self._scale.is_due(self.server.links):
+            self._current.request_rescale()
 
     def _wish_stop(self, wish: StopWish) -> None:
         self._stop = wish
@@ -335,21 +364,24 @@ class Job:
             self._reservations,
         )
         base = await bootstrap.run(config.restore_from, config.origin, again=config.may_repeat_origin)
+        if 0 < config.since_epoch <= base.manifest.epoch:  # by a coordinator of the same wish
+            self._scale.takes_over(base.manifest.parallelism)
         self._restored_from = self._records.notes.restored_from or f"{self._records.uri}/{base.folder}"
         self.tracker.begins_with(CheckpointRecord.restored(base.folder, base.manifest))
         return base
 
     async def _workers_there(self) -> bool:
-        """Wait until all workers are connected; False if the job is to stop before."""
-        while len(self.server.links) < self.plan.job.spec.parallelism:
-            self._workers_changed.clear()
-            if not await self._unless_over(self._workers_changed.wait()):
-                return False
-        return not self._no_more.is_set()
+        """Wait until enough workers are connected; False if the job is to stop before."""
+        return await self._unless_over(self._scale.settle(self.server.links, self._workers_changed))
 
     def _deployment(self, attempt: AttemptId) -> Deployment:
         self._current = Deployment(
-            attempt, self._lasting, send=self._send, watch=self._watch, on_stop_failed=self._on_stop_failed
+            attempt,
+            self._scale.current,
+            self._lasting,
+            send=self._send,
+            watch=self._watch,
+            on_stop_failed=self._on_stop_failed,
         )
         if self._stop is not None:
             self._current.request_stop(insist=self._stop.insist)
@@ -450,6 +482,7 @@ class Job:
     def _on_connected(self, link: WorkerLink) -> None:
         _log.info("worker %d is connected (instance %s)", link.index, link.instance)
         self._workers_changed.set()
+        self._rescale_if_due()
 
     def _on_lost(self, index: int, reason: str) -> None:
         _log.info("worker %d is lost: %s", index, reason)
@@ -475,10 +508,13 @@ class Job:
 
     def _on_leaving(self, index: int) -> None:
         _log.info("worker %d is about to leave", index)
-        if self._current is not None and not self._current.attempt.failing:
-            self._current.request_leave()
-        else:
+        current = self._current
+        if current is None or current.attempt.failing:
             self.server.release("nothing runs that needs the worker")
+        elif index < current.attempt.parallelism:
+            current.request_leave()
+        else:
+            self.server.release("the worker takes no part in what runs", index)
 
     def send_reserved(self, attempt: AttemptId, index: int, message: Message) -> None:
         """Queue a message to a worker if `attempt` is still the running one."""

@@ -41,7 +41,7 @@ class _JobCollector(Collector):
         if job is not None:
             yield from _of_checkpoints(job.tracker, view.job_id)
             yield from _of_operators(job.board.operators(), view.job_id)
-            yield from _of_workers(job.board.workers(job.server.links), view.job_id)
+            yield from _of_workers(job.workers(), view.job_id)
 
     def describe(self) -> Iterable[Metric]:
         return ()
@@ -69,8 +69,13 @@ def _of_job(view: JobView) -> Iterator[Metric]:
     yield _gauge("epoch", "Life of the coordinator, by the journal.", view.epoch, job_id)
     yield _gauge("attempt", "Deployment within the epoch.", view.attempt, job_id)
     yield _counter("restarts", "Attempts of this epoch that were followed by another.", view.restarts, job_id)
-    yield _gauge("workers", "Workers that the job is to have.", view.parallelism, job_id)
-    yield _gauge("workers_connected", "Workers that are connected.", view.workers_connected, job_id)
+    yield _gauge("workers", "Workers that the job is to have.", view.wanted_parallelism, job_id)
+    yield _gauge(
+        "workers_connected",
+        "Workers that are connected, of those that the job is to have.",
+        view.workers_connected,
+        job_id,
+    )
     yield _counter("rejected_peers", "Connections that could not authenticate.", view.rejected_peers, job_id)
 
 

@@ -57,6 +57,9 @@ class JobView(msgspec.Struct, frozen=True, rename="camel"):
     """The job.
 
     Attributes:
+        parallelism: Workers of the attempt that runs, or ran last; before the first, of that.
+        wanted_parallelism: How many workers the job is to have. If `parallelism` is another number it is rescaled as soon as as many are connected.
+        workers_connected: Of those that are wanted.
         version: Changes with everything here but counters, times and checkpoints that complete; goes up, also from one coordinator to the next.
         restarts: Attempts of this epoch that were followed by another.
         last_failure: Of an attempt of this epoch.
@@ -65,7 +68,7 @@ class JobView(msgspec.Struct, frozen=True, rename="camel"):
         restored_from: Uri of the checkpoint that this epoch began with.
         stop_problem: Why the last stop that was tried did not succeed; while it is tried again, only if no checkpoint has completed since.
         rejected_peers: Connections that could not authenticate, here and at the workers.
-        workers: All of them, by index.
+        workers: Those that run and those that are wanted, by index.
         message: How the job has ended, or what it waits for before it begins; empty otherwise.
         stopped_with: Uri of the checkpoint or savepoint that the job was stopped with and goes on from; empty if it was not.
         drained: Whether that is a savepoint for which the job was drained.
@@ -80,6 +83,7 @@ class JobView(msgspec.Struct, frozen=True, rename="camel"):
     state: JobState
     mode: str
     parallelism: int
+    wanted_parallelism: int
     epoch: int
     attempt: int
     restarts: int
@@ -203,6 +207,24 @@ class StopAnswer(msgspec.Struct, frozen=True):
     state: JobState
 
 
+class RescaleRequest(msgspec.Struct, frozen=True):
+    """Asks for another number of workers."""
+
+    parallelism: int
+
+
+class RescaleAnswer(msgspec.Struct, frozen=True, rename="camel"):
+    """The wish was noted; `GET /v1/job` says what becomes of it.
+
+    Attributes:
+        parallelism: As in `JobView`.
+        wanted_parallelism: As in `JobView`.
+    """
+
+    parallelism: int
+    wanted_parallelism: int
+
+
 class SavepointRequest(msgspec.Struct, frozen=True):
     """Asks for a savepoint.
 
@@ -257,6 +279,8 @@ __all__ = [
     "JobView",
     "OperatorView",
     "Refusal",
+    "RescaleAnswer",
+    "RescaleRequest",
     "SavepointRequest",
     "StopAnswer",
     "StopRequest",

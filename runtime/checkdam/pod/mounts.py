@@ -27,6 +27,7 @@ import msgspec
 from pydantic import ValidationError
 
 from checkdam.coordinator.config import Addresses, CoordinatorConfig, write_atomically
+from checkdam.coordinator.scale import remembered_wanted
 from checkdam.core.errors import CheckdamError
 from checkdam.spec.ports import CONTROL_PORT, DATA_PORT, HTTP_PORT
 from checkdam.spec.status import StartWish
@@ -50,6 +51,9 @@ class PodStart(StartWish):
 
     start_number: int = 1
     """Counts the pods that were started as the job's coordinator."""
+
+    parallelism: int | None = None
+    """How many workers the job is to have: that may change while the manifest of a revision stays. `None`: as the manifest says."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +145,8 @@ def coordinator_config(
     Raises:
         CheckdamError: Something is missing or wrong; names it.
     """
-    manifest = mounts.manifest()
     wish = _wish(environment)
+    manifest = _scaled(mounts.manifest(), remembered_wanted(mounts.run_dir) or wish.parallelism)
     address = _address(environment)
     metrics_token = mounts.auth("metrics-token")
     address_file = mounts.run_dir / "coordinator.json"
@@ -195,6 +199,13 @@ def leave_patience_s(manifest: Mapping[str, Any], role: str) -> float:
         found = found.get(name) if isinstance(found, Mapping) else None
     grace_s = found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else DEFAULT_GRACE_S
     return grace_s - min(GRACE_MARGIN_S, grace_s / 4)
+
+
+def _scaled(manifest: dict[str, Any], parallelism: int | None) -> dict[str, Any]:
+    spec = manifest.get("spec")
+    if parallelism is None or not isinstance(spec, dict):
+        return manifest
+    return manifest | {"spec": spec | {"parallelism": parallelism}}
 
 
 def _wish(environment: Mapping[str, str]) -> PodStart:

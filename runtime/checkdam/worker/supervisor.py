@@ -61,7 +61,7 @@ from checkdam.wire.messages import (
     encode,
 )
 from checkdam.worker.config import WorkerConfig, load_config
-from checkdam.worker.memory import memory_bound
+from checkdam.worker.memory import MemoryBound, memory_bound
 from checkdam.worker.pipe import FramePipe
 from checkdam.worker.task import TaskSetup
 from checkdam.worker.task import main as run_task
@@ -114,22 +114,10 @@ class Supervisor:
         self._storage = open_storage(storage, self._job.job_id, base=Path(config.base_folder))
         graph = load_graph(self._job, Path(config.base_folder), self._run_dir / INLINE_FOLDER)
         self._plan = make_plan(graph)
-        spec = self._job.spec
-        log.info(
-            "worker %d: %s",
-            config.index,
-            memory_bound(
-                self._plan,
-                spec.parallelism,
-                spec.runtime.channel_credit_bytes,
-                spec.runtime.batch_size,
-                spec.state_backend.type,
-                spec.state_backend.rocksdb.memory_bytes,
-            ),
-        )
         self._connection: socket.socket | None = None
         self._parser = FrameParser()
         self._child: _Child | None = None
+        self._parallelism = 0
         self._selector = selectors.DefaultSelector()
         self._heartbeat_timeout_s = 10.0
         self._last_heard = time.monotonic()
@@ -285,6 +273,9 @@ class Supervisor:
 
     def _deploy(self, deploy: Deploy) -> None:
         self._drop_child()
+        if deploy.parallelism != self._parallelism:
+            self._parallelism = deploy.parallelism
+            log.info("worker %d of %d: %s", deploy.index, deploy.parallelism, self._memory_bound())
         directory = self._run_dir / f"attempt-{deploy.attempt}"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
@@ -299,6 +290,17 @@ class Supervisor:
         theirs.close()
         self._child = _Child(deploy.attempt, pid, FramePipe(ours), directory)
         self._selector.register(self._child.pipe, selectors.EVENT_READ, self._on_child)
+
+    def _memory_bound(self) -> MemoryBound:
+        spec = self._job.spec
+        return memory_bound(
+            self._plan,
+            self._parallelism,
+            spec.runtime.channel_credit_bytes,
+            spec.runtime.batch_size,
+            spec.state_backend.type,
+            spec.state_backend.rocksdb.memory_bytes,
+        )
 
     def _become_task(
         self, deploy: Deploy, directory: Path, supervisor: int, ours: socket.socket, theirs: socket.socket
