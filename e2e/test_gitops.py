@@ -17,7 +17,7 @@ from argo_cd import CUSTOMIZATIONS, run
 from cluster.cluster import Cluster
 from cluster.programs import install
 from installation import PROJECT
-from job_quota import QUOTA, exhaust_quota
+from job_quota import quota_exhausted
 from orders_job import NAME, OrdersJob
 
 _KINDS: Final = CUSTOMIZATIONS / "checkdam.dev"
@@ -108,10 +108,9 @@ def test_argo_cd_shows_each_state_of_a_job_for_what_it_is_and_its_actions_are_ca
 ) -> None:
     job = OrdersJob(checkdam, namespace)
     with recorded(job, tmp_path / "recorded") as versions_of_job:
-        exhaust_quota(job)
-        job.apply()
-        job.wait("condition=Stalled")
-        job.kubectl("delete", "quota", QUOTA)
+        with quota_exhausted(job):
+            job.apply()
+            job.wait("condition=Stalled")
         job.wait("condition=Ready")
         job.until_more(0)
         pods, generation = job.names(), job.object()["metadata"]["generation"]

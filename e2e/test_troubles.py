@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.cluster import Cluster
-from job_quota import QUOTA, exhaust_quota
+from job_quota import quota_exhausted
 from orders_job import OrdersJob
 
 _HUGE = {"resources": {"requests": {"cpu": "1000"}}}
@@ -33,10 +33,9 @@ def test_pods_that_cannot_start_are_told_with_a_remedy_until_the_spec_is_correct
 
 def test_a_quota_that_is_exhausted_is_told_until_it_is_raised(checkdam: Cluster, namespace: str) -> None:
     job = OrdersJob(checkdam, namespace)
-    exhaust_quota(job)
-    job.apply()
-    assert "raise the quota" in job.stalled("QuotaExceeded")
-    job.kubectl("delete", "quota", QUOTA)
+    with quota_exhausted(job):
+        job.apply()
+        assert "raise the quota" in job.stalled("QuotaExceeded")
     job.wait("condition=Ready")
     job.until_more(0)
 
