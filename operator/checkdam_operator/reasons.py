@@ -212,6 +212,10 @@ class EventReason(Reason):
     """What has happened: reasons of Events, besides those of `Stalled`."""
 
     DEPLOYED = ("Deployed", "A revision was decided on; from what it starts.")
+    RESCALED = (
+        "Rescaled",
+        "Another number of workers was decided on; and once more when a checkpoint was completed with as many.",
+    )
     SUSPENDED = ("Suspended", "The job was suspended; with what savepoint or checkpoint.")
     COMPLETED = ("Completed", "All input has been read.")
     RECOVERED = ("Recovered", "The job processes records again after a restart.")

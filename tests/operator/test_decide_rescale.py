@@ -14,19 +14,21 @@ from decide_kit import (
     condition,
     manifest,
     pod,
+    reasons,
     running,
     with_coordinator,
     with_deployment,
     with_pod,
     with_report,
+    with_status,
     without_coordinator,
     worker,
 )
 
-from checkdam.spec.status import Deployment
+from checkdam.spec.status import CheckpointStatus, Deployment, Rejected, StartWish
 from checkdam_operator.decide import Decision, decide
 from checkdam_operator.decide.actions import CreatePod, DeletePod, KeepManifest, Rescale
-from checkdam_operator.observed import Pod, Situation, Slot, WorkerReport
+from checkdam_operator.observed import CheckpointReport, Pod, Situation, Slot, WorkerReport
 from checkdam_operator.resources.hashes import deploy_hash
 from checkdam_operator.times import iso
 
@@ -85,6 +87,9 @@ def test_another_parallelism_is_written_ahead_for_the_same_revision_whatever_the
     assert (decision.ahead, decision.before, decision.actions) == (True, (), ())
     changes = {"parallelism": wanted, "generation": 2, "hash": deploy_hash(spec), "time": iso(NOW_MS)}
     assert _following(decision) == before.model_copy(update=changes)
+    [event] = decision.events
+    assert (event.reason, event.key, event.warning) == ("Rescaled", "g2", False)
+    assert event.message == f"rescale from 2 to {wanted} workers (generation 2)"
 
 
 def test_a_job_that_does_not_run_just_now_is_rescaled_like_one_that_does() -> None:
@@ -316,3 +321,120 @@ def test_a_coordinator_that_comes_back_is_replaced_like_any_other_while_a_job_is
     gone = with_pod(_rescaling(3), pod(COORDINATOR), deleting=True)
 
     assert _created(decide(gone)) == [COORDINATOR, Slot("worker", 2)]
+
+
+# Whether it has worked, and what becomes of it if it has not
+
+
+def _checkpoint(attempt: str) -> CheckpointReport:
+    return CheckpointReport(8, "COMPLETED", "interval", attempt, NOW_MS - 1_000, f"chk-8-{attempt}-0", 300, 2**20)
+
+
+@pytest.mark.parametrize(
+    ("changes", "works"),
+    [
+        ({"last_checkpoint": _checkpoint("5.1"), "attempt": 1, "parallelism": 2}, False),
+        ({"last_checkpoint": _checkpoint("5.1"), "attempt": 2, "parallelism": 3}, False),
+        ({"last_checkpoint": _checkpoint("5.2"), "attempt": 2, "parallelism": 3}, True),
+    ],
+    ids=["before", "rescaled", "with a checkpoint"],
+)
+def test_a_number_of_workers_counts_as_working_with_the_first_checkpoint_of_an_attempt_that_has_it(
+    changes: dict[str, Any], works: bool
+) -> None:
+    decision = decide(with_report(_rescaling(3), wanted_parallelism=3, **changes))
+
+    assert decision.status is not None
+    working = decision.status.last_working
+    assert working is not None
+    assert (working.revision, working.parallelism) == (1, 3 if works else 2)
+    told = [event.message for event in decision.events if event.key == "g2 done"]
+    assert told == ["the job runs with 3 workers, and has completed a checkpoint with them"] * works
+
+
+def _back(decision: Decision) -> Deployment:
+    assert decision.ahead
+    assert decision.status is not None
+    assert decision.status.rejected is not None
+    assert (decision.status.rejected.hash, decision.status.rejected.generation) == (deploy_hash(MORE), 2)
+    return _following(decision)
+
+
+def test_a_job_that_fails_for_good_before_a_checkpoint_with_its_new_workers_gets_those_that_it_had() -> None:
+    before = running(OLD).job.status.deployment
+    assert before is not None
+    last = CheckpointStatus(id=9, uri="s3://bucket/jobs/team/words/chk-9-5.1-0")
+    failed = with_status(with_deployment(_rescaling(3), outcome="Failed", message="MemoryError"), last_checkpoint=last)
+
+    decision = decide(failed)
+
+    back = _back(decision)
+    assert (back.revision, back.parallelism, back.generation) == (2, 2, 1)
+    assert (back.config_map, back.outcome, back.epoch) == (before.config_map, "", 0)
+    assert (back.start.resume, back.start.expected_checkpoint, back.base) == (True, "", "chk-9-5.1-0")
+    assert reasons(decision) == ["RolledBack"]
+
+
+@pytest.mark.parametrize("changes", [{"base": ""}, {"start": StartWish(fresh=True)}, {"restore_from": "Fresh"}])
+def test_how_the_revision_once_began_does_not_matter(changes: dict[str, Any]) -> None:
+    failed = with_deployment(_rescaling(3), outcome="Failed", message="MemoryError", **changes)
+    spec = manifest(parallelism=3, restoreFrom=changes.get("restore_from", ""))
+
+    assert _back(decide(replace(failed, job=replace(failed.job, spec=spec)))).parallelism == 2
+
+
+def test_a_job_that_has_worked_with_its_new_workers_stays_failed() -> None:
+    failed = with_deployment(_rescaling(3), outcome="Failed", message="MemoryError")
+    worked = with_status(failed, last_working=failed.job.status.deployment)
+
+    assert not decide(worked).ahead
+
+
+def test_a_rescale_is_not_rolled_back_where_that_is_switched_off() -> None:
+    failed = with_deployment(_rescaling(3), outcome="Failed", message="MemoryError")
+    spec = manifest(parallelism=3, upgrade={"rollback": False})
+
+    assert not decide(replace(failed, job=replace(failed.job, spec=spec))).ahead
+
+
+def test_a_job_that_does_not_run_for_too_long_gets_the_workers_that_it_had() -> None:
+    restarting = with_report(_rescaling(3), state="RESTARTING", parallelism=3, wanted_parallelism=3)
+    situation = with_coordinator(restarting, not_running_since_ms=NOW_MS, running_since_ms=None)
+    deadline_ms = NOW_MS + 600_000
+
+    waiting = decide(replace(situation, now_ms=deadline_ms - 1))
+    assert not waiting.ahead
+    assert waiting.again_ms == deadline_ms
+    assert _back(decide(replace(situation, now_ms=deadline_ms))).parallelism == 2
+
+
+def test_workers_may_take_longer_than_the_deadline_to_come_while_the_job_runs_on() -> None:
+    """Neither is it over when they do: the attempt before has ended, and the next one has not begun."""
+    late_ms = NOW_MS + 3_600_000
+    situation = replace(with_report(_rescaling(3), **_told()), now_ms=late_ms)
+    switching = with_report(situation, state="DEPLOYING", parallelism=3, wanted_parallelism=3, attempt=2)
+
+    assert not decide(situation).ahead
+    assert not decide(with_coordinator(switching, not_running_since_ms=late_ms - 500, running_since_ms=None)).ahead
+
+
+def test_what_was_rolled_back_is_told_and_not_tried_again() -> None:
+    rejected = Rejected(hash=deploy_hash(MORE), generation=2, message="MemoryError")
+    situation = with_status(running(OLD, spec=MORE, revision=2), rejected=rejected)
+
+    decision = decide(situation)
+
+    assert not decision.ahead
+    assert condition(decision, "Stalled").reason == "RolledBack"
+    assert condition(decision, "Ready").status == "False"
+
+
+def test_another_number_is_tried_after_a_rollback() -> None:
+    rejected = Rejected(hash=deploy_hash(MORE), generation=2, message="MemoryError")
+    situation = with_status(running(OLD, spec=manifest(parallelism=4), revision=2), rejected=rejected)
+
+    decision = decide(situation)
+
+    assert _following(decision).parallelism == 4
+    assert decision.status is not None
+    assert decision.status.rejected is None

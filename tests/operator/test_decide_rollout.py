@@ -399,6 +399,20 @@ def test_a_version_counts_as_working_with_the_first_checkpoint_of_its_own() -> N
     assert working.status.last_working.revision == 2
 
 
+@pytest.mark.parametrize(
+    ("attempt", "of", "works"),
+    [(1, "5.1", True), (1, "5.0", True), (2, "5.2", True), (2, "5.1", False), (2, "5.0", False), (1, "4.1", False)],
+)
+def test_a_checkpoint_counts_if_it_is_one_of_the_attempt_that_runs(attempt: int, of: str, works: bool) -> None:
+    situation = with_status(running(NEW, spec=NEW, revision=2), last_working=None)
+    last = CheckpointReport(8, "COMPLETED", "interval", of, NOW_MS - 1_000, f"chk-8-{of}-0", 1, 1)
+
+    decision = decide(with_report(situation, attempt=attempt, last_checkpoint=last))
+
+    status = decision.status or situation.job.status
+    assert (status.last_working is not None) == works
+
+
 def test_the_first_epoch_of_a_revision_is_noted() -> None:
     decision = decide(with_deployment(running(OLD), epoch=0))
 

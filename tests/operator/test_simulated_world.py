@@ -144,6 +144,19 @@ def test_a_seed_stands_for_one_course_of_events() -> None:
     assert play(replace(story_of(4), seed=5)).waits != first.waits
 
 
+def test_a_rollback_that_is_told_again_after_another_trouble_breaks_no_rule() -> None:
+    """The next operator cannot know that the one before has told it."""
+    steps = (
+        Edit(140.0, "image", "app:fails"),
+        Edit(180.0, "parallelism", 1),
+        Outage(350.0, "storage", 150.0),
+        Edit(484.0, "parallelism", 3),
+    )
+    spec = (("upgrade", {"mode": "Savepoint", "progressDeadline": "2m"}),)
+    outcome = play(Story(154, BREEZE, spec, steps, rough_s=0.0))
+    assert outcome.problems == []
+
+
 @dataclass(frozen=True)
 class LoseSecrets(Step):
     """Somebody deletes the Secrets of the namespace."""

@@ -190,11 +190,15 @@ def _stop_actions(rollout: Rollout) -> tuple[Action, ...]:
 
 
 def _works(report: JobReport | None, deployment: Deployment | None) -> bool:
-    """Whether the deployment has completed a checkpoint of its own."""
+    """Whether the deployment, with as many workers as it is to have, has completed a checkpoint in the attempt that runs."""
     if report is None or deployment is None or not deployment.epoch or report.last_checkpoint is None:
         return False
-    epoch = report.last_checkpoint.attempt.partition(".")[0]
-    return report.running and epoch.isdecimal() and int(epoch) >= deployment.epoch
+    attempts = {report.attempt}
+    if report.attempt == 1:
+        attempts.add(0)  # what the coordinator itself has written to begin with
+    of_this_attempt = report.last_checkpoint.attempt in {f"{report.epoch}.{attempt}" for attempt in attempts}
+    is_ours = report.epoch >= deployment.epoch and report.parallelism == deployment.parallelism
+    return report.running and is_ours and of_this_attempt
 
 
 def _forget(
@@ -231,7 +235,7 @@ def _times(
     spec: StreamJob | None = situation.job.spec
     report = situation.report
     if spec is not None and deployment is not None and not (report is not None and report.running):
-        deadline_ms = deadline_of(spec, deployment)
+        deadline_ms = deadline_of(situation, spec, deployment)
         yield deadline_ms if deadline_ms > situation.now_ms else None
     running_since_ms = situation.coordinator.running_since_ms
     if running_since_ms is not None and situation.now_ms < running_since_ms + SETTLED_MS:

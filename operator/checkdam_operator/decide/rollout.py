@@ -14,7 +14,7 @@ from typing import Any, Literal
 from checkdam.spec import FRESH, StreamJob
 from checkdam.spec.status import Deployment, Outcome, Rejected, StartWish
 from checkdam_operator.decide.rescale import rescaled
-from checkdam_operator.decide.stopping import How, Stopping, folder_of, stop_running
+from checkdam_operator.decide.stopping import How, Stopping, folder_of, not_running_since_ms, stop_running
 from checkdam_operator.decide.troubles import find_trouble, what_is_missing
 from checkdam_operator.observed import JobReport, Situation, Trouble
 from checkdam_operator.reasons import StalledReason
@@ -293,23 +293,32 @@ def _failure(situation: Situation, spec: StreamJob, deployment: Deployment) -> s
         working is None
         or not spec.spec.upgrade.rollback
         or deployment.suspended
-        or working.revision == deployment.revision
-        or working.hash == deployment.hash
-        # Whoever starts over, or from elsewhere, has left the way back.
-        or deployment.start.fresh
-        or deployment.start.restore_from
-        or not deployment.base
+        or not (_is_rescaled(working, deployment) or _has_way_back(working, deployment))
     ):
         return ""
     if deployment.outcome:
         return deployment.message if deployment.outcome == "Failed" else ""
     report = situation.report
-    deadline_ms = deadline_of(spec, deployment)
+    deadline_ms = deadline_of(situation, spec, deployment)
     if situation.now_ms >= deadline_ms and not (report is not None and report.running):
         return (
             f"it has not come to run within {spec.spec.upgrade.progress_deadline}: {_hindrance(situation, deployment)}"
         )
     return ""
+
+
+def _is_rescaled(working: Deployment | None, deployment: Deployment) -> bool:
+    """Whether the revision has worked, but not yet with as many workers as it is to have now."""
+    same = working is not None and working.revision == deployment.revision
+    return same and working is not None and working.parallelism != deployment.parallelism
+
+
+def _has_way_back(working: Deployment, deployment: Deployment) -> bool:
+    """Whether a revision that is another one than the one that has worked begins where that one can go on."""
+    another = working.revision != deployment.revision and working.hash != deployment.hash
+    # Whoever starts over, or from elsewhere, has left the way back.
+    goes_on = not deployment.start.fresh and not deployment.start.restore_from
+    return another and goes_on and bool(deployment.base)
 
 
 def _hindrance(situation: Situation, deployment: Deployment) -> str:
@@ -322,20 +331,30 @@ def _hindrance(situation: Situation, deployment: Deployment) -> str:
     return report.message if report is not None and report.message else f"it {what_is_missing(report, deployment)}"
 
 
-def deadline_of(spec: StreamJob, deployment: Deployment) -> int:
-    """Until when a new version must have come to run, in ms since the epoch."""
-    return (time_ms(deployment.time) or 0) + spec.spec.upgrade.progress_deadline_ms
+def deadline_of(situation: Situation, spec: StreamJob, deployment: Deployment) -> int:
+    """Until when a new version, or a job that is rescaled, must have come to run, in ms since the epoch.
+
+    New workers may take their time while the job runs on, so for a job that is rescaled what counts is how long it has not run.
+    """
+    since_ms = time_ms(deployment.time) or 0
+    if _is_rescaled(situation.job.status.last_working, deployment):
+        since_ms = max(since_ms, not_running_since_ms(situation, deployment))
+    return since_ms + spec.spec.upgrade.progress_deadline_ms
 
 
 def _roll_back(situation: Situation, deployment: Deployment, failure: str) -> Rollout:
     working = situation.job.status.last_working
     assert working is not None  # noqa: S101 - `_failure` has looked
+    start, base = StartWish(resume=True, expected_checkpoint=deployment.base), deployment.base
+    if _is_rescaled(working, deployment):
+        # The code is the same, and goes on from any checkpoint with any number of workers: nothing is taken back.
+        start, base = StartWish(resume=True), _last_base(situation)
     back = working.model_copy(
         update={
             "revision": deployment.revision + 1,
             "restore_from": deployment.restore_from,
-            "start": StartWish(resume=True, expected_checkpoint=deployment.base),
-            "base": deployment.base,
+            "start": start,
+            "base": base,
             "epoch": 0,
             "outcome": "",
             "message": "",

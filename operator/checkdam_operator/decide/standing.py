@@ -202,7 +202,7 @@ def _still_failing(situation: Situation) -> Trouble | None:
 def _overdue(situation: Situation, deployment: Deployment) -> Trouble | None:
     """A version that has not come to run for too long, without saying why."""
     spec = situation.job.spec
-    if spec is None or situation.now_ms < deadline_of(spec, deployment) or _has_run(situation, deployment):
+    if spec is None or situation.now_ms < deadline_of(situation, spec, deployment) or _has_run(situation, deployment):
         return None
     missing = what_is_missing(situation.report, deployment)
     return Trouble(

@@ -72,7 +72,7 @@ def stop_running(situation: Situation, deployment: Deployment, how: How) -> Stop
             # What the tries before have told still holds: a job is not well each time that it is tried again.
             under_way = _next_try(situation, report, deployment, how)
             return replace(under_way, action=None, waiting_for="the job to stop")
-    since_ms = _not_running_since_ms(situation, deployment)
+    since_ms = not_running_since_ms(situation, deployment)
     if situation.now_ms - since_ms < NOT_RUNNING_PATIENCE_MS:
         return Stopping(
             waiting_for="the job to run, so that it can be stopped with its latest state",
@@ -107,7 +107,7 @@ def is_volatile(situation: Situation) -> bool:
     return situation.deployed is not None and situation.deployed.spec.checkpoint.storage.scheme == "memory"
 
 
-def _not_running_since_ms(situation: Situation, deployment: Deployment) -> int:
+def not_running_since_ms(situation: Situation, deployment: Deployment) -> int:
     """Since when no records are processed, as far as this operator knows."""
     seen = situation.coordinator
     known = [time for time in (seen.not_running_since_ms, seen.unreachable_since_ms) if time is not None]

@@ -47,7 +47,7 @@ def tell_rollout(situation: Situation, rollout: Rollout) -> tuple[Event, ...]:
         return (Event(EventReason.ROLLED_BACK, message, warning=True, key=key),)
     last = situation.job.status.deployment
     if last is not None and last.revision == following.revision:
-        return ()
+        return _rescaled(last, following)
     if following.suspended:
         kept = (
             "its state was in memory alone"
@@ -56,6 +56,13 @@ def tell_rollout(situation: Situation, rollout: Rollout) -> tuple[Event, ...]:
         )
         return (Event(EventReason.SUSPENDED, f"the job is suspended; {kept}", key=key),)
     return (Event(EventReason.DEPLOYED, _deployed(situation, following, rollout), key=key),)
+
+
+def _rescaled(last: Deployment, following: Deployment) -> tuple[Event, ...]:
+    if last.parallelism == following.parallelism:
+        return ()
+    message = f"rescale from {last.parallelism} to {following.parallelism} workers (generation {following.generation})"
+    return (Event(EventReason.RESCALED, message, key=f"g{following.generation}"),)
 
 
 def tell_pods(situation: Situation, actions: tuple[Action, ...]) -> tuple[Event, ...]:
@@ -132,6 +139,7 @@ def _told(situation: Situation, status: StreamJobStatus) -> Iterator[Event]:
         if status.state == "Running" and before.state == "Restarting":
             message = f"attempt {report.epoch}.{report.attempt} processes records again"
             yield Event(EventReason.RECOVERED, message, key=f"{report.epoch}.{report.attempt}")
+    yield from _scaled(before.last_working, status.last_working)
     stalled, was = status.condition("Stalled"), before.condition("Stalled")
     if stalled is not None and stalled.status == "True":
         if was is None or was.status != "True" or was.reason != stalled.reason:
@@ -139,6 +147,14 @@ def _told(situation: Situation, status: StreamJobStatus) -> Iterator[Event]:
             yield Event(StalledReason(stalled.reason), stalled.message, warning=True, key=key)
     elif was is not None and was.status == "True":
         yield Event(EventReason.RESOLVED, f"{was.reason} is over", key=was.last_transition_time)
+
+
+def _scaled(before: Deployment | None, now: Deployment | None) -> Iterator[Event]:
+    """That the same revision has worked with another number of workers."""
+    if before is None or now is None or before.revision != now.revision or before.parallelism == now.parallelism:
+        return
+    message = f"the job runs with {now.parallelism} workers, and has completed a checkpoint with them"
+    yield Event(EventReason.RESCALED, message, key=f"g{now.generation} done")
 
 
 def _starts_afresh(situation: Situation, report: JobReport) -> bool:

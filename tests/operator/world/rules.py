@@ -14,6 +14,7 @@ from checkdam_operator.decide import Event
 from checkdam_operator.kube.kinds import CONFIG_MAP, POD, SAVEPOINT, STREAM_JOB
 from checkdam_operator.kube.protocol import Object
 from checkdam_operator.observed import Job, job_of
+from checkdam_operator.reasons import StalledReason
 from checkdam_operator.resources.hashes import deploy_hash
 from checkdam_operator.resources.names import JOB_LABEL, JOB_UID_LABEL, REVISION_LABEL
 from world.coordinator import CoordinatorProcess
@@ -25,7 +26,17 @@ if TYPE_CHECKING:
     from world.run import World
 
 TOLD_WITH_A_DEPLOYMENT = frozenset(
-    {"Deployed", "Suspended", "Resumed", "RolledBack", "Completed", "JobFailed", "JobStopped", "JobTakenOver"}
+    {
+        "Deployed",
+        "Rescaled",
+        "Suspended",
+        "Resumed",
+        "RolledBack",
+        "Completed",
+        "JobFailed",
+        "JobStopped",
+        "JobTakenOver",
+    }
 )
 """Events that go with a write that only one operator can make: they are told at most once, whoever tells."""
 
@@ -70,7 +81,10 @@ class Rules:
         """An operator tells an event."""
         said = (job.uid, str(event.reason), event.key)
         tellers = self._tellers.setdefault(said, set())
-        if operator in tellers or (tellers and event.reason in TOLD_WITH_A_DEPLOYMENT):
+        # A reason of `Stalled` may give way to another and come back, which the next operator takes for the first time.
+        of_condition = isinstance(event.reason, StalledReason) and event.key.startswith("g")
+        only_once = event.reason in TOLD_WITH_A_DEPLOYMENT and not of_condition
+        if operator in tellers or (tellers and only_once):
             self.broken(f"the event {said} was told twice")
         tellers.add(operator)
 
