@@ -124,6 +124,7 @@ class _Coordinator:
             state="RUNNING" if self.complete.is_set() else "DEPLOYING",
             mode="ExactlyOnce",
             parallelism=self.parallelism,
+            wanted_parallelism=self.parallelism,
             epoch=1,
             attempt=1,
             restarts=0,

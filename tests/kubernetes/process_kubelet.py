@@ -72,6 +72,10 @@ class RunningPod:
         return str(self.body["metadata"]["name"])
 
     @property
+    def uid(self) -> str:
+        return str(self.body["metadata"]["uid"])
+
+    @property
     def log(self) -> Path:
         """What its process has printed."""
         return self.root / "log"
@@ -82,12 +86,13 @@ class ProcessKubelet:
 
     Attributes:
         hidden: Variables of this process's environment that pods do not see, such as the keys of an S3 server.
-        pods: Name → the pods that it runs.
+        pods: Name → the pods that it runs; of several that had the name one after the other the last.
     """
 
     def __init__(self, session: aiohttp.ClientSession, namespace: str, folder: Path) -> None:
         self.hidden: frozenset[str] = frozenset()
         self.pods: dict[str, RunningPod] = {}
+        self._before: list[RunningPod] = []
         self._session = session
         self._namespace = namespace
         self._folder = folder
@@ -144,10 +149,11 @@ class ProcessKubelet:
         """End all processes."""
         for server in self._servers:
             server.close()
-        running = [pod.task for pod in self.pods.values() if pod.task is not None]
+        pods = [*self._before, *self.pods.values()]
+        running = [pod.task for pod in pods if pod.task is not None]
         for task in running:
             task.cancel()
-        for pod in self.pods.values():
+        for pod in pods:
             _kill(pod)
             if pod.process is not None:
                 await pod.process.wait()
@@ -175,13 +181,20 @@ class ProcessKubelet:
 
     def _on_pod(self, kind: str, body: Body) -> None:
         name = body["metadata"]["name"]
-        pod = self.pods.get(name)
+        pod, root = self.pods.get(name), self._folder / name
+        if pod is not None and pod.uid != body["metadata"]["uid"]:
+            # An operator that was started again may give a pod the name of one that is gone.
+            if kind == "DELETED":
+                return
+            _kill(pod)
+            self._before.append(self.pods.pop(name))
+            pod, root = None, self._folder / f"{name}-{len(self._before)}"
         if kind == "DELETED":
             if pod is not None:
                 _kill(pod)
             return
         if pod is None and body["status"].get("phase") == "Pending" and "deletionTimestamp" not in body["metadata"]:
-            pod = RunningPod(body, self._address(), self._folder / name)
+            pod = RunningPod(body, self._address(), root)
             self.pods[name] = pod
             pod.task = asyncio.create_task(self._run(pod))
         elif pod is not None and "deletionTimestamp" in body["metadata"] and pod.deleted is None:
@@ -195,9 +208,9 @@ class ProcessKubelet:
 
     def _on_list(self, plural: str, bodies: list[Body]) -> None:
         """What has gone while nobody watched."""
-        there = {body["metadata"]["name"] for body in bodies}
-        for name, pod in self.pods.items():
-            if plural == "pods" and name not in there:
+        there = {body["metadata"]["uid"] for body in bodies}
+        for pod in self.pods.values():
+            if plural == "pods" and pod.uid not in there:
                 _kill(pod)
 
     # One pod

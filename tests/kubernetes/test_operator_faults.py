@@ -53,7 +53,7 @@ async def test_an_operator_that_dies_at_any_write_gets_everything_done(scene: Sc
     # The watch may end before it has shown the last one.
     seen = [*scene.seen, scene.jobs.status()]
     revisions = {status["deployment"]["revision"] for status in seen if "deployment" in status}
-    assert revisions == {1, 2, 3, 4, 5, 6}
+    assert revisions == {1, 2, 3, 4, 5}  # another number of workers is none
 
 
 @pytest.mark.parametrize(("when", "written"), [("before", 1), ("after", 2)])
@@ -270,7 +270,7 @@ async def test_jobs_go_on_while_the_api_server_does_not_answer(tmp_path: Path, s
             scene.kubelet.kill_task(worker)
             await scene.until_more_rows()
         await eventually(scene.runs, "the operator to catch up", LONG_S)
-        assert scene.jobs.status()["deployment"]["revision"] == seen["deployment"]["revision"] + 1
+        assert scene.jobs.status()["deployment"]["revision"] == seen["deployment"]["revision"]
         await scene.suspend(LONG_S)
         keeping.cancel()
         with suppress(asyncio.CancelledError):

@@ -55,6 +55,10 @@ async def test_a_job_survives_the_death_of_anything(scene: Scene) -> None:
     assert {"AttemptFailed", "Recovered", "Suspended"} <= scene.jobs.reasons()
 
 
+def _pods(scene: Scene) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in scene.jobs.pods(ending=True)}
+
+
 async def test_a_changed_spec_and_another_parallelism_lose_and_double_nothing(scene: Scene) -> None:
     await asyncio.to_thread(scene.create)
     await scene.until_runs()
@@ -63,8 +67,16 @@ async def test_a_changed_spec_and_another_parallelism_lose_and_double_nothing(sc
     await scene.change_args(rate=700)
     await scene.until_revision(2)
     await scene.until_more_rows()
+    before = _pods(scene)
     await scene.scale(3)
     await scene.until_workers(3)
+    assert before < _pods(scene), "pods stay when others come"
+    await scene.until_more_rows()
+    await scene.scale(1)
+    await scene.until_workers(1)
+    await eventually(lambda: len(_pods(scene)) == 2, "pods that are not needed to go")
+    assert _pods(scene) < before, "pods stay when others go"
+    assert scene.jobs.status()["deployment"]["revision"] == 2
     await scene.until_more_rows()
 
     await scene.suspend()
