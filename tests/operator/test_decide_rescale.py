@@ -277,6 +277,18 @@ def test_nobody_is_told_to_be_waited_for_when_all_are_connected() -> None:
     assert condition(decision, "Ready").message == "rescale from 2 to 1 workers is under way"
 
 
+def test_a_job_that_changes_over_is_not_said_to_recover() -> None:
+    told = with_report(_rescaling(3), **_told(workers_connected=3))
+    begins = with_report(after(told, decide(told)), state="DEPLOYING", attempt=2, parallelism=3, wanted_parallelism=3)
+    decision = decide(begins)
+    assert decision.status is not None
+    assert (decision.status.state, condition(decision, "Ready").reason) == ("Upgrading", "Rescale")
+    runs = with_report(after(begins, decision), attempt=2, parallelism=3, wanted_parallelism=3)
+    last = decide(runs)
+    assert condition(last, "Ready").status == "True"
+    assert "Recovered" not in reasons(last)
+
+
 def test_what_keeps_a_new_worker_from_coming_is_told_while_the_job_runs_on() -> None:
     waiting = worker(2, phase="Pending", running_since_ms=None, node="", unschedulable="0/3 nodes: insufficient cpu")
     decision = decide(_with_pods(with_report(_rescaling(3), **_told()), waiting))

@@ -73,8 +73,8 @@ def decide(situation: Situation) -> Decision:
     actions: tuple[Action, ...] = (
         *kept,
         *_services(situation, deployment, pods),
-        *pods.actions,
         *((rescale,) if rescale is not None else ()),
+        *pods.actions,
         *_stop_actions(rollout),
         *((checkpoint,) if checkpoint is not None else ()),
         *savepoints.actions,

@@ -152,7 +152,12 @@ def _running(situation: Situation, deployment: Deployment, trouble: Trouble | No
         trouble = _lasting(situation, report) or _failing(report) or _overdue(situation, deployment)
     if trouble is not None:
         return Standing(state, False, trouble.reason, trouble.message, trouble=trouble)
-    return Standing(state, False, ReadyReason(state), what_is_missing(report, deployment), True, rejection)
+    message = what_is_missing(report, deployment)
+    ready = situation.job.status.condition(READY)
+    if ready is not None and ready.reason == ReadyReason.RESCALE:
+        # The attempt with more or fewer workers begins: nothing has failed, and nothing has to recover.
+        return Standing("Upgrading", False, ReadyReason.RESCALE, message, True, rejection)
+    return Standing(state, False, ReadyReason(state), message, True, rejection)
 
 
 def _rescaling(report: JobReport, deployment: Deployment, trouble: Trouble | None) -> Standing:
