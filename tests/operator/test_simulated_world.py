@@ -157,6 +157,18 @@ def test_a_rollback_that_is_told_again_after_another_trouble_breaks_no_rule() ->
     assert outcome.problems == []
 
 
+def test_no_attempt_runs_without_workers_that_left_while_it_was_deployed() -> None:
+    """Workers of the version before, which go when it is replaced; those of the next one never come."""
+    steps = (
+        Edit(34.0, "image", "app:silent"),
+        PodHit(38.0, "crash", 0),
+        PodHit(42.0, "delete", 0),
+        Edit(47.0, "upgrade.mode", "Stateless"),
+    )
+    spec = (("upgrade", {"mode": "Savepoint", "progressDeadline": "2m"}),)
+    assert play(Story(798, STORM, spec, steps, rough_s=30.0)).problems == []
+
+
 @dataclass(frozen=True)
 class LoseSecrets(Step):
     """Somebody deletes the Secrets of the namespace."""

@@ -110,7 +110,7 @@ class Attempts(Beginning):
         self._leavers.append(worker)
         if self.state == "RUNNING" and self._pending is None and not self._wanted:
             self._take("leave")
-        elif self.state != "RUNNING":
+        elif self.state != "RUNNING" and not self._deploying:  # an attempt that is about to run gives way when it does
             self._release_leavers()
 
     def _release_leavers(self) -> None:
@@ -157,7 +157,7 @@ class Attempts(Beginning):
         self._position, self._runs_since_s = self.base.position, self.world.loop.time()
         self._last_trigger_s = self.world.loop.time()
         self.books.changed()
-        if self._leaving:
+        if self._leaving or self._leavers:
             self._take("leave")
         elif self._stop is not None:
             self._begin_stop("")
