@@ -37,11 +37,7 @@ OBSERVED_S: Final = 10.0
 QUIET_S: Final = 3.0
 """How long a job runs before the next thing is done to it."""
 
-_PODS: Final = WORKERS + 2
-"""Those of a job with one worker more: what a rescale starts at once."""
-
 _BARE: Final = "bare Python pod, created → Ready"
-_BARE_PODS: Final = f"{_PODS} bare Python pods at once"
 
 
 @dataclass
@@ -50,19 +46,17 @@ class Figures:
 
     Attributes:
         bare_pod: A bare Python pod, from its creation until it is Ready.
-        bare_pods: As many of them at once as a job of three workers has, until all are.
         first_output: From the creation of a StreamJob to its first output.
         task_killed, pod_deleted: From then to the first new output.
         undisturbed: The longest pause in the output before the operator is killed.
         operator_killed: The same after.
         attempts_lost: How often another attempt took over although only the operator was killed.
-        upgrade, rescale: From the last output of the old deployment to the first of the new one.
+        upgrade, rescale: From the last output of the attempt before to the first of the next one.
         checkpoint: From the trigger of a checkpoint of everything, to S3, to its journal entry.
         checkpoint_bytes: What was uploaded for it.
     """
 
     bare_pod: list[float] = field(default_factory=list)
-    bare_pods: list[float] = field(default_factory=list)
     first_output: list[float] = field(default_factory=list)
     task_killed: list[float] = field(default_factory=list)
     pod_deleted: list[float] = field(default_factory=list)
@@ -84,7 +78,6 @@ class Figures:
             self._operator(),
             self._beside("upgrade by savepoint: pause in output", self.upgrade),
             self._beside("rescale 2 → 3: pause in output", self.rescale, ("≤ bare pod + 3 s", bare + 3)),
-            _beside("the same", self.rescale, self.bare_pods, _BARE_PODS),
             self._checkpoint(),
         ]
 
@@ -92,7 +85,6 @@ class Figures:
         """All that the medians are made of, a line for each figure."""
         times = {
             "bare pod": self.bare_pod,
-            f"{_PODS} at once": self.bare_pods,
             "created → first output": self.first_output,
             "task killed": self.task_killed,
             "pod deleted": self.pod_deleted,
@@ -104,8 +96,11 @@ class Figures:
         return [f"{what}: {', '.join(f'{value:.2f}' for value in values)} s" for what, values in times.items()]
 
     def _beside(self, what: str, measured: list[float], target: tuple[str, float] | None = None) -> Row:
-        """A figure beside a bare pod."""
-        return _beside(what, measured, self.bare_pod, _BARE, target)
+        """A figure beside a bare pod, and what it is to reach, if anything: a text and the most."""
+        own, bare = statistics.median(measured), statistics.median(self.bare_pod)
+        text, most = target or ("", 0.0)
+        reached = None if target is None else own <= most
+        return Row(what, f"{own:.2f} s", _BARE, f"{bare:.2f} s", f"{bare / own:.2f}", text, reached)
 
     def _operator(self) -> Row:
         own, undisturbed = statistics.median(self.operator_killed), statistics.median(self.undisturbed)
@@ -121,16 +116,6 @@ class Figures:
     def _checkpoint(self) -> Row:
         own, size_mb = statistics.median(self.checkpoint), statistics.median(self.checkpoint_bytes) / 10**6
         return Row(f"checkpoint of {size_mb:.0f} MB to S3", f"{own:.2f} s, {size_mb / own:.0f} MB/s")
-
-
-def _beside(
-    what: str, measured: list[float], bare_pods: list[float], name: str, target: tuple[str, float] | None = None
-) -> Row:
-    """A figure beside the time that something without Checkdam takes, and what it is to reach, if anything: a text and the most."""
-    own, bare = statistics.median(measured), statistics.median(bare_pods)
-    text, most = target or ("", 0.0)
-    reached = None if target is None else own <= most
-    return Row(what, f"{own:.2f} s", name, f"{bare:.2f} s", f"{bare / own:.2f}", text, reached)
 
 
 def measure_round(cluster: Cluster, figures: Figures, state_bytes: int, say: Callable[[str], None]) -> None:
@@ -153,25 +138,15 @@ def measure_round(cluster: Cluster, figures: Figures, state_bytes: int, say: Cal
 
 
 def _measure_bare_pod(job: SteadyJob, figures: Figures, state_bytes: int, say: Callable[[str], None]) -> None:
-    figures.bare_pod.append(_bare_pods_s(job, 1))
-    figures.bare_pods.append(_bare_pods_s(job, _PODS))
-    say(f"a bare pod: {figures.bare_pod[-1]:.2f} s, {_PODS} at once: {figures.bare_pods[-1]:.2f} s")
-
-
-def _bare_pods_s(job: SteadyJob, number: int) -> float:
-    """How long it takes until so many bare Python pods that are created at once are all Ready."""
     plane, path = job.cluster.plane, f"/api/v1/namespaces/{job.namespace}/pods"
     command = ["python", "-c", "import time; time.sleep(3600)"]
     container = {"name": "python", "image": f"{RUNTIME.name}:{version()}", "command": command}
     spec = {"containers": [container], "terminationGracePeriodSeconds": 0}
-    names = [f"bare-{number}-{index}" for index in range(number)]
     began_s = time.monotonic()
-    for name in names:
-        plane.call("POST", path, {"metadata": {"name": name}, "spec": spec})
-    job.until(
-        lambda: True if all(_is_ready(plane.call("GET", f"{path}/{name}")) for name in names) else None, "bare pod"
-    )
-    return time.monotonic() - began_s
+    plane.call("POST", path, {"metadata": {"name": "bare"}, "spec": spec})
+    job.until(lambda: True if _is_ready(plane.call("GET", f"{path}/bare")) else None, "bare pod")
+    figures.bare_pod.append(time.monotonic() - began_s)
+    say(f"a bare pod: {figures.bare_pod[-1]:.2f} s")
 
 
 def _measure_job(job: SteadyJob, figures: Figures, state_bytes: int, say: Callable[[str], None]) -> None:
