@@ -119,6 +119,21 @@ async def test_where_the_checkpoint_fails_reading_goes_on_and_it_is_tried_again_
         assert (deploy.parallelism, deploy.restore.id) == (1, again.checkpoint)
 
 
+async def test_a_checkpoint_that_fails_counts_like_any_other_and_the_next_attempt_has_the_number(
+    tmp_path: Path,
+) -> None:
+    job = job_of(tmp_path, checkpoint__tolerableFailures=0)
+    async with coordinator(tmp_path, job) as running, workers(running, acks=False) as (first, second):
+        await started([first, second])
+        await rescale(running, 1)
+        trigger = await first.until(Trigger)
+        first.send(Decline(trigger.attempt, trigger.checkpoint, "disk full"))
+        await started([first], 2)
+        assert first.of(Deploy)[-1].parallelism == 1
+        _, view = await running.call("GET", "/v1/job")
+        assert (view["lastFailure"]["kind"], view["restarts"]) == ("checkpoint", 1)
+
+
 async def test_an_attempt_that_does_not_read_yet_gives_way_at_once(tmp_path: Path) -> None:
     async with coordinator(tmp_path) as running, workers(running, readies=False) as (first, second):
         await second.until(Deploy)

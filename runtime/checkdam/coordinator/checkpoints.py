@@ -25,7 +25,7 @@ of workers, the end of input."""
 
 CheckpointStatus = Literal["IN_PROGRESS", "COMPLETED", "FAILED"]
 
-_TOLERATED: Final = ("interval", "request")
+_TOLERATED: Final = ("interval", "request", "rescale")
 """Causes whose failures count against `tolerableFailures`."""
 
 _UNTOLD: Final = ("savepoint", "leave")

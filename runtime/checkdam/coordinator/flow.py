@@ -440,9 +440,7 @@ class CheckpointFlow:
                 self._attempt.fail("checkpoint", f"the savepoint that was to drain the job failed: {problem}")
 
     async def _leave(self) -> None:
-        problem = await self._take("leave")
-        if not problem and not await self._committed(self._tracker.next_id - 1, COMMIT_PATIENCE_S):
-            problem = "not all sinks have committed yet; the next attempt makes that good"
+        problem = await self._take("leave") or await self._uncommitted()
         if problem:
             _log.warning("somebody leaves before all is done: %s", problem)
         self._attempt.end(Left(problem))
@@ -451,11 +449,16 @@ class CheckpointFlow:
         if await self._take("rescale"):
             self._rescale_failed = True
             return
-        problem = ""
-        if not await self._committed(self._tracker.next_id - 1, COMMIT_PATIENCE_S):
-            problem = "not all sinks have committed yet; the next attempt makes that good"
+        problem = await self._uncommitted()
+        if problem:
             _log.warning("the number of workers changes before all is done: %s", problem)
         self._attempt.end(GaveWay(problem))
+
+    async def _uncommitted(self) -> str:
+        """Let sinks commit the last checkpoint; returns what is left to the next attempt, empty if nothing is."""
+        if await self._committed(self._tracker.next_id - 1, COMMIT_PATIENCE_S):
+            return ""
+        return "not all sinks have committed yet; the next attempt makes that good"
 
     async def _finish(self) -> None:
         """Take the final checkpoint, however often it takes, wait for the sinks, and close the job's books."""
