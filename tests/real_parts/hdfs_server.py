@@ -104,6 +104,9 @@ def run_hdfs(folder: Path, address: str) -> Iterator[HdfsServer]:
                 "fs.defaultFS": f"hdfs://{address}:{rpc}",
                 # Clients are sent there; the name of this computer means nothing to others.
                 "dfs.datanode.hostname": address,
+                # The namenode knows it by where its connection came from, which a masquerading rule, such as Docker's, may have changed.
+                "dfs.client.use.datanode.hostname": "true",
+                "dfs.datanode.use.datanode.hostname": "true",
                 "dfs.datanode.data.dir": f"file://{folder}/datanode/data",
                 # Closing a file waits this long if the namenode has not heard of its last block yet; 400 by default.
                 "dfs.client.block.write.locateFollowingBlock.initial.delay.ms": "5",
