@@ -98,24 +98,12 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Left:
-    """Somebody who takes part leaves, and another attempt follows.
-
-    Attributes:
-        problem: Why it does not begin with what this one has read last; empty if it does.
-    """
-
-    problem: str = ""
+    """Somebody who takes part leaves, and another attempt follows."""
 
 
 @dataclass(frozen=True)
 class GaveWay:
-    """Another attempt follows at once, with another number of workers.
-
-    Attributes:
-        problem: Why not all is committed yet; empty if it is.
-    """
-
-    problem: str = ""
+    """Another attempt follows at once, with another number of workers."""
 
 
 AttemptEnd = Failure | Finished | Stopped | Left | GaveWay

@@ -443,7 +443,7 @@ class CheckpointFlow:
         problem = await self._take("leave") or await self._uncommitted()
         if problem:
             _log.warning("somebody leaves before all is done: %s", problem)
-        self._attempt.end(Left(problem))
+        self._attempt.end(Left())
 
     async def _give_way(self) -> None:
         if await self._take("rescale"):
@@ -452,7 +452,7 @@ class CheckpointFlow:
         problem = await self._uncommitted()
         if problem:
             _log.warning("the number of workers changes before all is done: %s", problem)
-        self._attempt.end(GaveWay(problem))
+        self._attempt.end(GaveWay())
 
     async def _uncommitted(self) -> str:
         """Let sinks commit the last checkpoint; returns what is left to the next attempt, empty if nothing is."""

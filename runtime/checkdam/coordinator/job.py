@@ -158,7 +158,7 @@ class Job:
             rejected_peers=self.server.rejected_peers + self.board.rejected_by_workers,
             workers=[
                 WorkerPresence(index, index in self.server.links, self.server.instances.get(index, ""))
-                for index in range(max(scale.current, scale.wanted))
+                for index in range(scale.places)
             ],
             checkpoint_failures=self.tracker.failures_in_a_row,
             checkpoint_problem=self._records.doubt or self.tracker.problem,
@@ -166,7 +166,7 @@ class Job:
 
     def workers(self) -> list[WorkerView]:
         """Those that run and those that are wanted, by index, for people."""
-        return self.board.workers(max(self._scale.current, self._scale.wanted), self.server.links)
+        return self.board.workers(self._scale.places, self.server.links)
 
     def request_checkpoint(self, after: int | None, *, full: bool = False) -> TriggerAnswer:
         """Take a checkpoint newer than `after`, unless there is one or one is in flight.

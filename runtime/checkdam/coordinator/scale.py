@@ -47,6 +47,11 @@ class Scale:
         self._clock = clock
         self._patient_until_ms: int | None = None
 
+    @property
+    def places(self) -> int:
+        """Indices of workers that run or are wanted are below it."""
+        return max(self.current, self.wanted)
+
     def takes_over(self, workers: int) -> None:
         """The job ran with so many workers before this coordinator: it may do so again, if those that are wanted do not come soon."""
         self.current = workers
